@@ -1,0 +1,380 @@
+"""The contract between the server and a backend: the vocabulary and what each side promises.
+
+A backend turns files into a `Model`, a model into `Instance`s, and an instance turns a list of
+requests into a list of responses. Requests arrive checked against the model's configuration:
+names, datatypes, shapes and byte sizes fit, and a batching model's first dimension is its batch.
+
+NumPy is the only thing known here: no wire format, no scheduler, no framework.
+"""
+
+import math
+import struct
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from naiad_backends.datatypes import BY_NUMPY, DATATYPES
+from naiad_backends.errors import NaiadError, internal, invalid
+
+Parameter = bool | int | float | str
+Array = np.ndarray[Any, np.dtype[Any]]
+Buffer = bytes | bytearray | memoryview
+
+_LENGTH = struct.Struct("<I")
+
+
+class Tensor:
+    """A named tensor that is a view of the buffer it came in, decoded when somebody asks.
+
+    datatype: wire name (`FP32`, `BYTES`, ...).  shape: with the batch dimension, if there is one.
+
+    `numpy()` has that shape; BF16 is uint16 bit patterns, BYTES is an object array of `bytes`.
+    `wire()` is the v2 binary form: little-endian, row-major, BYTES elements behind a 4-byte length.
+
+    Tensors are read-only once made: neither side may write into one, because a response may share
+    memory with its request and several requests may share a buffer. They keep their buffer alive.
+    """
+
+    __slots__ = ("_array", "_wire", "datatype", "name", "shape")
+
+    def __init__(
+        self,
+        name: str,
+        datatype: str,
+        shape: tuple[int, ...],
+        array: Array | None,
+        wire: Buffer | None,
+    ) -> None:
+        self.name = name
+        self.datatype = datatype
+        self.shape = shape
+        self._array = array
+        self._wire = wire
+
+    @classmethod
+    def from_wire(cls, name: str, datatype: str, shape: tuple[int, ...], wire: Buffer) -> "Tensor":
+        """Wrap received bytes without copying them.
+
+        Raises INVALID_ARG if the datatype is unknown or the bytes do not fit datatype and shape.
+        """
+        kind = DATATYPES.get(datatype)
+        if kind is None:
+            raise unknown_datatype(datatype)
+        count = math.prod(shape)
+        if kind.size == 0:
+            return cls(name, datatype, shape, _split_bytes(name, wire, count).reshape(shape), wire)
+        size = wire.nbytes if type(wire) is memoryview else len(wire)
+        if size != count * kind.size:
+            raise invalid(
+                f"tensor '{name}' has {size} bytes, but datatype {datatype} and shape"
+                f" {list(shape)} need {count * kind.size}"
+            )
+        return cls(name, datatype, shape, None, wire)
+
+    @classmethod
+    def from_numpy(cls, name: str, array: Array, datatype: str | None = None) -> "Tensor":
+        """Wrap an array without copying it; `datatype` is needed for BF16 bit patterns only.
+
+        An object array must hold `bytes`. Raises INTERNAL for an array of no v2 datatype.
+        """
+        if datatype is None:
+            kind = BY_NUMPY.get(array.dtype)
+            if kind is None:
+                raise internal(
+                    f"tensor '{name}' is a NumPy array of type {array.dtype},"
+                    " which no v2 datatype stands for"
+                )
+            datatype = kind.name
+        return cls(name, datatype, array.shape, array, None)
+
+    def numpy(self) -> Array:
+        """The tensor as an array of `shape`; a view where the datatype allows it."""
+        array = self._array
+        if array is None:
+            wire = b"" if self._wire is None else self._wire
+            array = np.frombuffer(wire, DATATYPES[self.datatype].numpy).reshape(self.shape)
+            self._array = array
+        return array
+
+    def wire(self) -> Buffer:
+        """The tensor as contiguous bytes in the v2 binary form; a view where possible."""
+        wire = self._wire
+        if wire is None:
+            array = self.numpy()
+            if array.dtype.kind == "O":
+                wire = _join_bytes(array)
+            elif array.size == 0:
+                wire = b""
+            else:
+                little = array.astype(DATATYPES[self.datatype].numpy, copy=False)
+                wire = memoryview(np.ascontiguousarray(little)).cast("B")
+            self._wire = wire
+        return wire
+
+    def __repr__(self) -> str:
+        return f"Tensor({self.name!r}, {self.datatype}, {list(self.shape)})"
+
+
+def unknown_datatype(datatype: str, field: str = "") -> NaiadError:
+    """The error for a datatype name that the v2 protocol does not have."""
+    return invalid(
+        f"unknown datatype '{datatype}'", field=field, hint=f"use one of {', '.join(DATATYPES)}"
+    )
+
+
+def _split_bytes(name: str, wire: Buffer, count: int) -> Array:
+    """Decode `count` length-prefixed elements that must use up the buffer exactly."""
+    data = bytes(wire)
+    if count * 4 > len(data):
+        raise invalid(
+            f"tensor '{name}' has {len(data)} bytes, too few for {count} BYTES elements,"
+            " each of which starts with a 4-byte length"
+        )
+    elements: list[bytes] = []
+    at = 0
+    while at < len(data):
+        start = at + 4
+        end = start + _LENGTH.unpack_from(data, at)[0] if start <= len(data) else start
+        if end > len(data):
+            raise invalid(
+                f"tensor '{name}' is cut off: BYTES element {len(elements)} reaches to byte {end}"
+                f" of {len(data)}",
+                hint="each element is a 4-byte little-endian length followed by its bytes",
+            )
+        elements.append(data[start:end])
+        at = end
+    if len(elements) != count:
+        raise invalid(
+            f"tensor '{name}' holds {len(elements)} BYTES elements, but its shape needs {count}"
+        )
+    array = np.empty(count, dtype=object)
+    array[:] = elements
+    return array
+
+
+def _join_bytes(array: Array) -> bytes:
+    parts: list[bytes] = []
+    for element in array.ravel():
+        parts += (_LENGTH.pack(len(element)), element)
+    return b"".join(parts)
+
+
+@dataclass(slots=True)
+class Request:
+    """One inference request, free of any wire format.
+
+    model_version: decimal digits, or empty for the version that the server chooses.
+    inputs: by name, in the order in which they came.
+    outputs: names of the wanted outputs; empty means all of the model's.
+    correlation_id: the sequence that the request belongs to; 0 or "" means none.
+    priority: 0 means the model's default level.
+    timeout_us: how long it may wait in a queue, in microseconds; 0 means the model's default.
+    parameters: everything else that the client sent along, for the model to read.
+    """
+
+    model_name: str
+    model_version: str = ""
+    id: str = ""
+    inputs: dict[str, Tensor] = field(default_factory=dict)
+    outputs: Sequence[str] = ()
+    correlation_id: int | str = 0
+    sequence_start: bool = False
+    sequence_end: bool = False
+    priority: int = 0
+    timeout_us: int = 0
+    parameters: Mapping[str, Parameter] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class Response:
+    """The answer to one request: outputs, or an error.
+
+    A backend fills `outputs`, `parameters` and `error`; the server adds the model's name and the
+    version that ran.
+    """
+
+    outputs: Sequence[Tensor] = ()
+    parameters: Mapping[str, Parameter] = field(default_factory=dict)
+    error: NaiadError | None = None
+    model_name: str = ""
+    model_version: str = ""
+
+
+@dataclass(slots=True)
+class Execution:
+    """What one call of `Instance.execute` did.
+
+    responses: one per request, in the order of the requests.
+    compute_start_ns, compute_end_ns: `time.perf_counter_ns()` when the inputs were ready for the
+        framework and when it had answered; 0 where the backend has no such phases. What lies
+        before is reported as compute_input, what lies behind as compute_output.
+    """
+
+    responses: Sequence[Response]
+    compute_start_ns: int = 0
+    compute_end_ns: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class TensorSpec:
+    """An input or output as the configuration describes it.
+
+    dims: the shape without the batch dimension; -1 stands for any size.
+    reshape: the shape that the model itself sees instead of `dims`; None means no reshape.
+    optional: the input may be left out of a request.
+    """
+
+    name: str
+    datatype: str
+    dims: tuple[int, ...]
+    reshape: tuple[int, ...] | None = None
+    optional: bool = False
+
+    @property
+    def model_dims(self) -> tuple[int, ...]:
+        """The shape without the batch dimension that the framework has to see."""
+        return self.dims if self.reshape is None else self.reshape
+
+
+@dataclass(frozen=True, slots=True)
+class Accelerator:
+    """An execution provider that the configuration asks for, with Triton's name and parameters."""
+
+    name: str
+    parameters: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """Where one instance runs. `device` is the GPU's number, 0 for the CPU."""
+
+    name: str
+    kind: Literal["CPU", "GPU", "MODEL"] = "CPU"
+    device: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSpec:
+    """All that a backend needs to know of one version of a model.
+
+    path: the version's folder.  filename: the model's file (or folder) in it.
+    max_batch_size: 0 means that tensors have no batch dimension.
+    inputs, outputs: may be empty before completion.
+    parameters: the configuration's free map.
+    graph_level: `optimization.graph.level`; 0 is the default, -1 basic, 1 extended, as in Triton.
+    cpu_accelerators, gpu_accelerators: execution providers in order of preference.
+    placements: one per instance that the server will ask for.
+    """
+
+    name: str
+    version: int
+    path: Path
+    filename: str = ""
+    max_batch_size: int = 0
+    inputs: tuple[TensorSpec, ...] = ()
+    outputs: tuple[TensorSpec, ...] = ()
+    parameters: Mapping[str, str] = field(default_factory=dict)
+    graph_level: int = 0
+    cpu_accelerators: tuple[Accelerator, ...] = ()
+    gpu_accelerators: tuple[Accelerator, ...] = ()
+    placements: tuple[Placement, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """What a backend read from the model's file for `auto-complete`.
+
+    inputs, outputs: all of them; configuration fields that were given must agree and stay.
+    max_batch_size: the batch size to use when the configuration gives none; 0 if the model
+        cannot batch.
+    """
+
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    max_batch_size: int = 0
+
+
+class Instance(ABC):
+    """One copy of a model that runs one batch at a time.
+
+    Ownership: the server owns it and calls `close` exactly once, after the last `execute`.
+    Concurrency: `execute` is never called twice at once on one instance; different instances of
+    one model run in parallel, so what they share must bear that.
+    """
+
+    blocking: bool = True
+    """True: `execute` takes long and releases the GIL meanwhile; it gets a thread of its own.
+    False: it takes microseconds and is called on the event loop itself."""
+
+    @abstractmethod
+    def execute(self, requests: Sequence[Request]) -> Execution:
+        """Answer every request, in order.
+
+        requests: at least one; together at most `max_batch_size` batch elements if that is not 0.
+        Failure: what concerns one request goes into its `Response.error`; an exception fails all
+        of them (a NaiadError with its own code, anything else as INTERNAL) and the instance goes
+        on serving.
+        Lifetime: inputs may be kept as long as the response refers to them, not longer.
+        """
+
+    @abstractmethod
+    def close(self) -> None:
+        """Give back what only this instance holds. Must not raise."""
+
+
+class Model(ABC):
+    """One loaded version of a model: what its instances share.
+
+    Ownership: the server owns it and calls `close` once, after all its instances were closed.
+    """
+
+    @abstractmethod
+    def instance(self, placement: Placement) -> Instance:
+        """Make an instance. Called on a loader thread, one call at a time for each model.
+
+        Failure: a NaiadError fails the load with its text; so does any other exception.
+        """
+
+    @abstractmethod
+    def close(self) -> None:
+        """Give back everything. Must not raise."""
+
+
+class Backend(ABC):
+    """One framework. Made once for each server process, on first use of its name.
+
+    Concurrency: `complete` and `load` run on loader threads and may run at the same time for
+    different models.
+    """
+
+    default_cpu_instances: int = 1
+    """How many instances a model on the CPU gets when its configuration does not say."""
+
+    def __init__(self, options: Mapping[str, str]) -> None:
+        """options: the `--backend-config=<backend>,<key>=<value>` pairs for this backend."""
+        self.options = options
+
+    def gpus(self) -> Sequence[int]:
+        """Numbers of the GPUs that this backend can use here; empty means CPU only."""
+        return ()
+
+    @abstractmethod
+    def complete(self, spec: ModelSpec) -> Completion | None:
+        """Read from the model's file what the configuration may leave out.
+
+        Returns None if this kind of model cannot tell. Called before `load`, with the parts that
+        the configuration gives filled in.
+        Failure: NaiadError INVALID_ARG when the file cannot be read or contradicts `spec`.
+        """
+
+    @abstractmethod
+    def load(self, spec: ModelSpec) -> Model:
+        """Load one version. `spec` is complete and its placements are final.
+
+        Failure: a NaiadError whose text tells the user what is wrong with the model; everything
+        taken so far must be given back first.
+        """
