@@ -1,0 +1,1 @@
+"""Pipelines of models: the graph of an ensemble and the walk over it."""

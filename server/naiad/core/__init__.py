@@ -1,0 +1,1 @@
+"""Which model, which version, when and on what. Knows no wire format."""

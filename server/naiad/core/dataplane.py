@@ -1,0 +1,138 @@
+"""The one door: every front end decodes, calls a method here, and encodes what comes back.
+
+It knows which model is meant and what the server can tell of itself; it knows no wire format.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from naiad.core.lifecycle import Lifecycle
+from naiad.core.model import ServedModel
+from naiad.core.registry import IndexEntry, Registry, State
+from naiad.repository.config import ModelConfig
+from naiad_backends.api import ModelSpec, Request, Response, TensorSpec
+from naiad_backends.errors import unavailable
+
+EXTENSIONS = (
+    "model_repository",
+    "model_configuration",
+    "binary_tensor_data",
+    "parameters",
+    "statistics",
+)
+"""The protocol extensions that this server has, by Triton's names."""
+
+
+@dataclass(frozen=True, slots=True)
+class TensorMetadata:
+    """One tensor as metadata shows it; `shape` with a leading -1 if the model batches."""
+
+    name: str
+    datatype: str
+    shape: Sequence[int]
+
+
+@dataclass(frozen=True, slots=True)
+class ModelMetadata:
+    """What `GET /v2/models/M` answers."""
+
+    name: str
+    versions: Sequence[str]
+    platform: str
+    inputs: Sequence[TensorMetadata]
+    outputs: Sequence[TensorMetadata]
+
+
+class DataPlane:
+    """Inference, and everything that a client may ask or tell about models.
+
+    All methods raise NaiadError: NOT_FOUND for an unknown model or version, UNAVAILABLE for one
+    that is not ready now, INVALID_ARG for what does not fit.
+    """
+
+    def __init__(
+        self, registry: Registry, lifecycle: Lifecycle, name: str, version: str, strict: bool
+    ) -> None:
+        """name, version: of the server.  strict: readiness asks for every model to be ready."""
+        self.name = name
+        self.version = version
+        self.started = False
+        self.stopping = False
+        self._strict = strict
+        self._registry = registry
+        self._lifecycle = lifecycle
+
+    async def infer(self, request: Request) -> Response:
+        """Run one request on the version that it names or on the newest one.
+
+        Raises the model's own error if the model fails. Cancelling the call cancels the request.
+        """
+        if self.stopping:
+            raise unavailable("the server is shutting down")
+        return await self._registry.find(request.model_name, request.model_version).infer(request)
+
+    def live(self) -> bool:
+        """True until the server shuts down."""
+        return not self.stopping
+
+    def ready(self) -> bool:
+        """True when the start-up loads are done and, if strict, every model is ready."""
+        return (
+            self.started and not self.stopping and (not self._strict or self._registry.all_ready())
+        )
+
+    def model_ready(self, name: str, version: str = "") -> bool:
+        """True; a model that is unknown or not ready raises."""
+        self._registry.find(name, version)
+        return True
+
+    def spec(self, name: str, version: str = "") -> ModelSpec:
+        """The inputs, outputs and batching of a ready model."""
+        return self._registry.find(name, version).spec
+
+    def model_metadata(self, name: str, version: str = "") -> ModelMetadata:
+        """Names, datatypes and shapes of a ready model's tensors."""
+        served = self._registry.find(name, version)
+        batching = served.spec.max_batch_size > 0
+        versions = [version] if version else [v.version for v in self._registry.ready(name)]
+        return ModelMetadata(
+            name,
+            versions,
+            served.config.platform or served.config.backend,
+            _metadata(served.spec.inputs, batching),
+            _metadata(served.spec.outputs, batching),
+        )
+
+    def model_config(self, name: str, version: str = "") -> ModelConfig:
+        """The completed configuration of a ready model."""
+        return self._registry.find(name, version).config
+
+    def statistics(self, name: str = "", version: str = "") -> list[ServedModel]:
+        """The ready versions whose `stats` are asked for: one, a model's, or all."""
+        if version:
+            return [self._registry.find(name, version)]
+        if name:
+            self._registry.find(name)
+            return self._registry.ready(name)
+        return [served for each in self._registry.names() for served in self._registry.ready(each)]
+
+    async def index(self, ready_only: bool = False) -> list[IndexEntry]:
+        """Every model in a repository or in service, sorted by name, versions ascending."""
+        names = await self._lifecycle.known()
+        entries = [entry for name in names for entry in self._registry.index(name)]
+        return [e for e in entries if e.state is State.READY] if ready_only else entries
+
+    async def load(self, name: str) -> None:
+        """Load or reload a model and wait for it. UNAVAILABLE unless in mode explicit."""
+        self._lifecycle.require_explicit()
+        await self._lifecycle.load(name)
+
+    async def unload(self, name: str) -> None:
+        """Take a model out of service. UNAVAILABLE unless in mode explicit."""
+        self._lifecycle.require_explicit()
+        await self._lifecycle.unload(name)
+
+
+def _metadata(specs: Sequence[TensorSpec], batching: bool) -> list[TensorMetadata]:
+    lead = (-1,) if batching else ()
+    return [TensorMetadata(s.name, s.datatype, (*lead, *s.dims)) for s in specs]

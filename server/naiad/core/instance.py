@@ -1,0 +1,119 @@
+"""Runs jobs on a model's instances: on the event loop itself, or on one thread an instance.
+
+A job is a request with its place to put the answer. Threads pull from one queue, so a free
+instance takes the next job without asking the event loop; answers come back in bunches, one
+wake-up of the loop for all that finished meanwhile.
+"""
+
+import asyncio
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from queue import SimpleQueue
+
+from naiad.core.stats import Phases
+from naiad_backends.api import Execution, Instance, Request, Response
+from naiad_backends.errors import NaiadError, internal
+
+logger = logging.getLogger(__name__)
+
+
+class Job:
+    """One request on its way through an instance. `phases` is set once it was executed."""
+
+    __slots__ = ("batch_size", "enqueued", "future", "phases", "request", "response")
+
+    def __init__(self, request: Request, batch_size: int) -> None:
+        self.request = request
+        self.batch_size = batch_size
+        self.enqueued = time.perf_counter_ns()
+        self.future: asyncio.Future[Response] | None = None
+        self.response: Response | None = None
+        self.phases: Phases | None = None
+
+
+def run(instance: Instance, job: Job) -> None:
+    """Execute one job and leave response and phases in it. Never raises: the model's faults end
+    up in the response."""
+    start = time.perf_counter_ns()
+    execution: Execution | None = None
+    try:
+        execution = instance.execute((job.request,))
+        job.response = _only(execution.responses)
+    except NaiadError as error:
+        job.response = Response(error=error)
+    except Exception as error:
+        logger.exception("model '%s' failed", job.request.model_name)
+        job.response = Response(
+            error=internal(f"the model failed: {type(error).__name__}: {error}")
+        )
+    end = time.perf_counter_ns()
+    if execution is None:
+        job.phases = Phases(start, start, end, end)
+    else:
+        job.phases = Phases(
+            start, execution.compute_start_ns or start, execution.compute_end_ns or end, end
+        )
+
+
+def _only(responses: Sequence[Response]) -> Response:
+    if len(responses) != 1:
+        raise internal(f"the backend gave {len(responses)} responses to one request")
+    return responses[0]
+
+
+class InstanceThreads:
+    """One thread for each blocking instance of a model version, fed from one queue.
+
+    `submit` and `stop` belong to the event loop; `finished` is called there for every job.
+    """
+
+    def __init__(
+        self, name: str, instances: Sequence[Instance], finished: Callable[[Job], None]
+    ) -> None:
+        self._queue: SimpleQueue[Job | None] = SimpleQueue()
+        self._done: deque[Job] = deque()
+        self._waking = False
+        self._finished = finished
+        self._loop = asyncio.get_running_loop()
+        self._threads = [
+            threading.Thread(
+                target=self._work, args=(instance,), name=f"{name}#{number}", daemon=True
+            )
+            for number, instance in enumerate(instances)
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def submit(self, job: Job) -> None:
+        """Queue a job for the next free instance."""
+        self._queue.put(job)
+
+    async def stop(self) -> None:
+        """End the threads; the queue must be empty by now."""
+        for _ in self._threads:
+            self._queue.put(None)
+        for thread in self._threads:
+            await asyncio.to_thread(thread.join)
+
+    def _work(self, instance: Instance) -> None:
+        while (job := self._queue.get()) is not None:
+            # Nobody waits for a cancelled job, so it must not cost an execution.
+            if job.future is None or not job.future.cancelled():
+                run(instance, job)
+            self._deliver(job)
+
+    def _deliver(self, job: Job) -> None:
+        # The order matters: append, then look at the flag. The loop clears the flag before it
+        # empties the deque, so either it still finds this job or the flag is down again.
+        self._done.append(job)
+        if not self._waking:
+            self._waking = True
+            self._loop.call_soon_threadsafe(self._collect)
+
+    def _collect(self) -> None:
+        self._waking = False
+        while self._done:
+            self._finished(self._done.popleft())

@@ -1,0 +1,279 @@
+"""Load, reload, unload: from a folder in a repository to a version that takes requests.
+
+Files and frameworks are touched on loader threads, the registry on the event loop. A version
+serves until its successor is ready; a load that fails changes nothing but the noted reason.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable, Collection, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TypeVar
+
+from naiad.core import model as models
+from naiad.core.model import LoadedModel, ServedModel
+from naiad.core.registry import UNLOADED, Registry, State
+from naiad.repository.config import ModelConfig
+from naiad.repository.layout import ModelFolder, Repositories
+from naiad.repository.watch import Fingerprint, Poller, fingerprint
+from naiad_backends.api import Backend, ModelSpec
+from naiad_backends.errors import NaiadError, internal, invalid, unavailable
+from naiad_backends.registry import BackendRegistry
+
+T = TypeVar("T")
+
+logger = logging.getLogger(__name__)
+
+
+class ControlMode(StrEnum):
+    """Who says which models are loaded: nobody after the start, the disk, or the API."""
+
+    NONE = "none"
+    POLL = "poll"
+    EXPLICIT = "explicit"
+
+
+@dataclass(frozen=True, slots=True)
+class LoadOptions:
+    """The options of loading; named like the command line's."""
+
+    control_mode: ControlMode = ControlMode.NONE
+    config_name: str = ""
+    auto_complete: bool = True
+    thread_count: int = 4
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """One version as it is to be loaded."""
+
+    backend: Backend
+    config: ModelConfig
+    spec: ModelSpec
+
+
+class Lifecycle:
+    """Keeps the registry in step with the repositories, on demand or by polling."""
+
+    def __init__(
+        self,
+        repositories: Repositories,
+        backends: BackendRegistry,
+        registry: Registry,
+        options: LoadOptions,
+    ) -> None:
+        self._repositories = repositories
+        self._backends = backends
+        self._registry = registry
+        self._options = options
+        self._threads = ThreadPoolExecutor(options.thread_count, "naiad-load")
+        self._locks: dict[str, asyncio.Lock] = {}
+        self._loaded: dict[str, Fingerprint] = {}
+        self._retiring: set[asyncio.Task[None]] = set()
+        self._closed = False
+
+    # -- on demand
+
+    async def load(self, name: str) -> None:
+        """Bring a model to what is on disk; nothing to do if it already is.
+
+        Returns when every version that its policy selects is ready. Raises NaiadError with the
+        cause, and then what served before goes on serving.
+        """
+        if self._closed:
+            raise unavailable("the server is shutting down")
+        async with self._locks.setdefault(name, asyncio.Lock()):
+            try:
+                await self._load(name)
+            except NaiadError as error:
+                logger.error("model '%s' failed to load: %s", name, error)
+                if name in await self.known():
+                    self._registry.fail(name, str(error))
+                raise
+
+    async def unload(self, name: str) -> None:
+        """Take all versions of a model out of service. Returns at once; requests that are running
+        finish, and only then is the memory given back. An unknown model is no error."""
+        async with self._locks.setdefault(name, asyncio.Lock()):
+            self._loaded.pop(name, None)
+            if name in self._registry.names():
+                self._registry.fail(name, "")
+            for served in self._registry.serving(name):
+                self._withdraw(served)
+
+    async def load_all(self, names: Iterable[str]) -> dict[str, str]:
+        """Load several models side by side; the failures as name -> reason."""
+        wanted = sorted(set(names))
+        results = await asyncio.gather(*map(self.load, wanted), return_exceptions=True)
+        failures: dict[str, str] = {}
+        for name, result in zip(wanted, results, strict=True):
+            if isinstance(result, NaiadError):
+                failures[name] = str(result)
+            elif isinstance(result, BaseException):
+                raise result
+        return failures
+
+    def require_explicit(self) -> None:
+        """Raises UNAVAILABLE unless models are loaded by the API."""
+        if self._options.control_mode is not ControlMode.EXPLICIT:
+            raise unavailable(
+                "models cannot be loaded or unloaded by request in model control mode"
+                f" '{self._options.control_mode}'",
+                hint="start the server with --model-control-mode=explicit",
+            )
+
+    async def known(self) -> list[str]:
+        """Names of all models, in a repository or once loaded, sorted."""
+        return await self._in_thread(self._known)
+
+    def _known(self) -> list[str]:
+        folders = self._repositories.scan().keys() | self._repositories.duplicates().keys()
+        return sorted(folders | set(self._registry.names()))
+
+    # -- by itself
+
+    async def start(self, names: Sequence[str]) -> dict[str, str]:
+        """The loads at server start: all models, or in mode explicit those named (`*` for all).
+
+        Returns the failures as name -> reason.
+        """
+        explicit = self._options.control_mode is ControlMode.EXPLICIT
+        if explicit and "*" not in names:
+            return await self.load_all(names)
+        return await self.load_all(await self.known())
+
+    async def poll(self, seconds: float) -> None:
+        """Follow the disk until cancelled: load what came or changed, unload what went."""
+        poller = Poller(await self._in_thread(self._fingerprints))
+        while True:
+            await asyncio.sleep(seconds)
+            changes = poller.observe(await self._in_thread(self._fingerprints))
+            for name in sorted(changes.removed):
+                await self.unload(name)
+            await self.load_all(changes.added | changes.modified)
+
+    def _fingerprints(self) -> dict[str, Fingerprint]:
+        return {f.name: fingerprint(f.path) for f in self._repositories.scan().values()}
+
+    async def close(self) -> None:
+        """Unload everything, waiting for the requests that are running."""
+        self._closed = True
+        await asyncio.gather(*map(self.unload, self._registry.names()))
+        if self._retiring:
+            await asyncio.wait(self._retiring)
+        self._threads.shutdown()
+
+    # -- one load
+
+    async def _load(self, name: str) -> None:
+        seen, plans = await self._in_thread(lambda: self._plan(name))
+        before = self._loaded.get(name)
+        serving = {served.version: served for served in self._registry.serving(name)}
+        needed = [
+            plan
+            for plan in plans
+            if (version := str(plan.spec.version)) not in serving
+            or before is None
+            or before.version(version) != seen.version(version)
+        ]
+        for plan in needed:
+            if str(plan.spec.version) not in serving:
+                self._registry.mark(name, str(plan.spec.version), State.LOADING)
+        loaded = await self._load_versions(name, needed, serving.keys())
+        for item in loaded:
+            self._publish(ServedModel(item))
+        wanted = {str(plan.spec.version) for plan in plans}
+        for version, served in serving.items():
+            if version not in wanted:
+                self._withdraw(served)
+        self._loaded[name] = seen
+        self._registry.fail(name, "")
+
+    def _plan(self, name: str) -> tuple[Fingerprint, list[_Plan]]:
+        folder = self._repositories.find(name)
+        seen = fingerprint(folder.path)
+        config = ModelConfig.read(folder, self._options.config_name)
+        versions = config.versions(folder.versions)
+        config = config.with_backend(folder, versions[-1])
+        refused = config.refused()
+        if refused is not None:
+            raise refused
+        for text in config.ignored():
+            logger.warning("model '%s': %s", name, text)
+        backend = self._backends.get(config.backend)
+        return seen, [self._complete(config, backend, folder, version) for version in versions]
+
+    def _complete(
+        self, config: ModelConfig, backend: Backend, folder: ModelFolder, version: int
+    ) -> _Plan:
+        if self._options.auto_complete:
+            completion = backend.complete(config.spec(version, folder))
+            if completion is not None:
+                config = config.with_completion(completion)
+        config = config.with_defaults(backend.gpus(), backend.default_cpu_instances)
+        config.validate()
+        return _Plan(backend, config, config.spec(version, folder))
+
+    async def _load_versions(
+        self, name: str, plans: Sequence[_Plan], serving: Collection[str]
+    ) -> list[LoadedModel]:
+        """All of them or none: raises INVALID_ARG with each failed version's reason."""
+        results = await asyncio.gather(
+            *(self._in_thread(lambda p=p: models.load(p.backend, p.config, p.spec)) for p in plans),
+            return_exceptions=True,
+        )
+        reasons: dict[str, str] = {}
+        for plan, result in zip(plans, results, strict=True):
+            if isinstance(result, BaseException):
+                reasons[str(plan.spec.version)] = str(result) or type(result).__name__
+        if not reasons:
+            return [item for item in results if isinstance(item, LoadedModel)]
+        for plan, result in zip(plans, results, strict=True):
+            if isinstance(result, LoadedModel):
+                await self._in_thread(result.close)
+            version = str(plan.spec.version)
+            if version not in serving:
+                reason = reasons.get(version, "another version of this load failed")
+                self._registry.mark(name, version, State.UNAVAILABLE, reason)
+        texts = [f"version {version}: {reason}" for version, reason in reasons.items()]
+        raise invalid(f"model '{name}' failed to load: {'; '.join(texts)}")
+
+    def _publish(self, served: ServedModel) -> None:
+        old = self._registry.publish(served)
+        logger.info("model '%s' version %s is ready", served.name, served.version)
+        if old is not None:
+            self._retire(old, lambda: None)
+
+    def _withdraw(self, served: ServedModel) -> None:
+        name, version = served.name, served.version
+        self._registry.mark(name, version, State.UNLOADING)
+
+        def gone() -> None:
+            # A new load may have put the version back into service meanwhile.
+            if self._registry.state(name, version) is State.UNLOADING:
+                self._registry.mark(name, version, State.UNAVAILABLE, UNLOADED)
+                logger.info("model '%s' version %s is unloaded", name, version)
+
+        self._retire(served, gone)
+
+    def _retire(self, served: ServedModel, gone: Callable[[], None]) -> None:
+        async def wait() -> None:
+            await served.retire()
+            await asyncio.to_thread(served.close)
+            gone()
+
+        task = asyncio.get_running_loop().create_task(wait())
+        self._retiring.add(task)
+        task.add_done_callback(self._retiring.discard)
+
+    async def _in_thread(self, work: Callable[[], T]) -> T:
+        """Run on a loader thread; anything that is no NaiadError becomes INTERNAL."""
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._threads, work)
+        except NaiadError:
+            raise
+        except Exception as error:
+            logger.exception("loading failed")
+            raise internal(f"{type(error).__name__}: {error}") from error

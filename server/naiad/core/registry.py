@@ -1,0 +1,177 @@
+"""Name and version -> the model that serves it, and the state of every version ever seen.
+
+Lives on the event loop. It knows nothing of loading: `lifecycle` tells it what happened.
+"""
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from naiad.core.model import ServedModel
+from naiad_backends.errors import NaiadError, invalid, not_found, unavailable
+
+
+class State(StrEnum):
+    """States of a version, as the repository index names them."""
+
+    UNKNOWN = "UNKNOWN"
+    READY = "READY"
+    UNAVAILABLE = "UNAVAILABLE"
+    LOADING = "LOADING"
+    UNLOADING = "UNLOADING"
+
+
+UNLOADED = "unloaded"
+"""The reason of a version that was taken down on purpose; it does not spoil readiness."""
+
+
+@dataclass(slots=True)
+class VersionRecord:
+    """What is known of one version. `model` is there while state is READY."""
+
+    state: State
+    reason: str = ""
+    model: ServedModel | None = None
+
+
+@dataclass(slots=True)
+class ModelRecord:
+    """All versions of one model. `default` serves requests that name none: the highest ready."""
+
+    versions: dict[str, VersionRecord] = field(default_factory=dict)
+    default: ServedModel | None = None
+    failure: str = ""
+    """Why the last load failed before it came to any version; empty if it did not."""
+
+
+@dataclass(frozen=True, slots=True)
+class IndexEntry:
+    """One line of the repository index. A model that was never loaded is only its name."""
+
+    name: str
+    version: str = ""
+    state: State | None = None
+    reason: str = ""
+
+
+class Registry:
+    """The table of models that requests are looked up in."""
+
+    def __init__(self) -> None:
+        self._models: dict[str, ModelRecord] = {}
+
+    def find(self, name: str, version: str = "") -> ServedModel:
+        """The model that serves `name`, at `version` or at the highest ready one.
+
+        Raises NOT_FOUND for what was never loaded or has nothing ready, UNAVAILABLE for a named
+        version that is not ready now, INVALID_ARG for a version that is no number.
+        """
+        record = self._models.get(name)
+        if record is not None:
+            if not version:
+                if record.default is not None:
+                    return record.default
+            else:
+                entry = record.versions.get(version)
+                if entry is not None and entry.model is not None:
+                    return entry.model
+        raise self._missing(name, version)
+
+    def _missing(self, name: str, version: str) -> NaiadError:
+        number = _version_number(version)
+        record = self._models.get(name)
+        if record is None:
+            return not_found(f"unknown model '{name}'", hint="see POST /v2/repository/index")
+        if number is None:
+            reasons = {v.reason for v in record.versions.values() if v.reason} or {record.failure}
+            return not_found(
+                f"model '{name}' has no version that is ready", hint=", ".join(sorted(reasons))
+            )
+        entry = record.versions.get(number)
+        if entry is None:
+            return not_found(
+                f"model '{name}' has no version {number}",
+                hint=f"known versions are {', '.join(sorted(record.versions, key=int)) or 'none'}",
+            )
+        if entry.model is not None:
+            return invalid(f"version '{version}' is not written as {number}", field="version")
+        return unavailable(
+            f"version {number} of model '{name}' is {entry.state}"
+            + (f": {entry.reason}" if entry.reason else "")
+        )
+
+    def names(self) -> list[str]:
+        """Every model ever loaded or tried, sorted."""
+        return sorted(self._models)
+
+    def ready(self, name: str) -> list[ServedModel]:
+        """The versions of a model that serve now, ascending. Raises NOT_FOUND if unknown."""
+        record = self._models.get(name)
+        if record is None:
+            raise self._missing(name, "")
+        return [v.model for v in record.versions.values() if v.model is not None]
+
+    def serving(self, name: str) -> list[ServedModel]:
+        """The same, but nothing for an unknown model."""
+        return self.ready(name) if name in self._models else []
+
+    def state(self, name: str, version: str) -> State:
+        """The state of a version that is known."""
+        return self._models[name].versions[version].state
+
+    def all_ready(self) -> bool:
+        """True when every version is READY or was unloaded on purpose, and no model is down
+        because its load failed."""
+        return all(
+            (not record.failure or record.default is not None)
+            and all(v.state is State.READY or v.reason == UNLOADED for v in record.versions.values())
+            for record in self._models.values()
+        )
+
+    def index(self, name: str) -> list[IndexEntry]:
+        """The index lines of one model, versions ascending. A version that went on serving when
+        a reload failed is READY with that failure as its reason."""
+        record = self._models.get(name)
+        if record is None:
+            return [IndexEntry(name)]
+        if not record.versions:
+            return [IndexEntry(name, "", State.UNAVAILABLE, record.failure)]
+        return [
+            IndexEntry(name, v, e.state, e.reason or (record.failure if e.model else ""))
+            for v, e in record.versions.items()
+        ]
+
+    def mark(self, name: str, version: str, state: State, reason: str = "") -> None:
+        """Note the state of a version that does not serve."""
+        record = self._models.setdefault(name, ModelRecord())
+        record.versions[version] = VersionRecord(state, reason)
+        self._arrange(record)
+
+    def fail(self, name: str, reason: str) -> None:
+        """Note why a load failed as a whole; empty clears it. Serving versions go on."""
+        self._models.setdefault(name, ModelRecord()).failure = reason
+
+    def publish(self, model: ServedModel) -> ServedModel | None:
+        """Let a version take requests from now on; returns the one that it replaces."""
+        record = self._models.setdefault(model.name, ModelRecord())
+        old = record.versions.get(model.version)
+        record.versions[model.version] = VersionRecord(State.READY, "", model)
+        self._arrange(record)
+        return None if old is None else old.model
+
+    def _arrange(self, record: ModelRecord) -> None:
+        record.versions = dict(sorted(record.versions.items(), key=lambda item: int(item[0])))
+        ready = [v.model for v in record.versions.values() if v.model is not None]
+        record.default = ready[-1] if ready else None
+
+
+def _version_number(version: str) -> str | None:
+    """The version in plain digits, None if none was named."""
+    if not version:
+        return None
+    if not (version.isascii() and version.isdigit()) or int(version) >= 2**63:
+        raise invalid(
+            f"version '{version}' is not a number from 0 to 2^63-1",
+            field="version",
+            hint="leave it out for the newest version",
+        )
+    return str(int(version))

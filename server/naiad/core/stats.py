@@ -1,0 +1,86 @@
+"""Counts and times of one loaded model version, in the terms of the v2 statistics extension.
+
+Touched on the event loop only, so it needs no lock. A reload starts with a fresh object.
+"""
+
+import time
+from dataclasses import dataclass, field
+
+
+@dataclass(slots=True)
+class Duration:
+    """How often something happened and how long it took in all, in nanoseconds."""
+
+    count: int = 0
+    ns: int = 0
+
+    def add(self, ns: int) -> None:
+        """Count one more, of this many nanoseconds."""
+        self.count += 1
+        self.ns += ns
+
+
+@dataclass(slots=True)
+class BatchStatistics:
+    """Executions of one batch size."""
+
+    compute_input: Duration = field(default_factory=Duration)
+    compute_infer: Duration = field(default_factory=Duration)
+    compute_output: Duration = field(default_factory=Duration)
+
+
+@dataclass(frozen=True, slots=True)
+class Phases:
+    """When one execution passed each mark, all by `time.perf_counter_ns()`."""
+
+    start: int
+    compute_start: int
+    compute_end: int
+    end: int
+
+
+@dataclass(slots=True)
+class ModelStatistics:
+    """What `GET /v2/models/M/stats` reports; names and meanings are the protocol's.
+
+    last_inference: milliseconds since the epoch of the last execution, 0 for never.
+    inference_count: batch elements of successful requests.
+    execution_count: how often an instance ran.
+    """
+
+    last_inference: int = 0
+    inference_count: int = 0
+    execution_count: int = 0
+    success: Duration = field(default_factory=Duration)
+    fail: Duration = field(default_factory=Duration)
+    queue: Duration = field(default_factory=Duration)
+    compute_input: Duration = field(default_factory=Duration)
+    compute_infer: Duration = field(default_factory=Duration)
+    compute_output: Duration = field(default_factory=Duration)
+    cache_hit: Duration = field(default_factory=Duration)
+    cache_miss: Duration = field(default_factory=Duration)
+    batches: dict[int, BatchStatistics] = field(default_factory=dict)
+
+    def executed(self, batch_size: int, phases: Phases) -> None:
+        """One execution of a batch has ended, well or not."""
+        self.execution_count += 1
+        self.last_inference = time.time_ns() // 1_000_000
+        batch = self.batches.get(batch_size)
+        if batch is None:
+            batch = self.batches[batch_size] = BatchStatistics()
+        batch.compute_input.add(phases.compute_start - phases.start)
+        batch.compute_infer.add(phases.compute_end - phases.compute_start)
+        batch.compute_output.add(phases.end - phases.compute_end)
+
+    def succeeded(self, batch_size: int, enqueued: int, phases: Phases, now: int) -> None:
+        """One request of the batch was answered; times by `time.perf_counter_ns()`."""
+        self.inference_count += batch_size
+        self.success.add(now - enqueued)
+        self.queue.add(phases.start - enqueued)
+        self.compute_input.add(phases.compute_start - phases.start)
+        self.compute_infer.add(phases.compute_end - phases.compute_start)
+        self.compute_output.add(phases.end - phases.compute_end)
+
+    def failed(self, enqueued: int, now: int) -> None:
+        """One request failed or was cancelled after it had been accepted."""
+        self.fail.add(now - enqueued)
