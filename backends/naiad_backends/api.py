@@ -115,6 +115,10 @@ class Tensor:
             self._wire = wire
         return wire
 
+    def renamed(self, name: str) -> "Tensor":
+        """The same tensor under another name; shares the memory and the forms made so far."""
+        return Tensor(name, self.datatype, self.shape, self._array, self._wire)
+
     def __repr__(self) -> str:
         return f"Tensor({self.name!r}, {self.datatype}, {list(self.shape)})"
 

@@ -11,7 +11,6 @@ from naiad.core.model import ServedModel
 from naiad.core.registry import IndexEntry, Registry, State
 from naiad.repository.config import ModelConfig
 from naiad_backends.api import ModelSpec, Request, Response, TensorSpec
-from naiad_backends.errors import unavailable
 
 EXTENSIONS = (
     "model_repository",
@@ -66,9 +65,8 @@ class DataPlane:
         """Run one request on the version that it names or on the newest one.
 
         Raises the model's own error if the model fails. Cancelling the call cancels the request.
+        A server that is stopping still answers what its front ends let in.
         """
-        if self.stopping:
-            raise unavailable("the server is shutting down")
         return await self._registry.find(request.model_name, request.model_version).infer(request)
 
     def live(self) -> bool:

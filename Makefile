@@ -1,0 +1,80 @@
+# Everything a person needs to set Naiad up, run it and check it. Running a step again is quick:
+# stamp files in .venv remember what pyproject.toml and constraints.txt asked for last time.
+#
+#   PYTHON=python3.12      the interpreter for a new .venv (3.11 or newer)
+#   ARGS="--http-port 80"  more options for `naiad serve` or the benchmarks
+#   PYTEST_ARGS="-k onnx"  more options for pytest
+
+PYTHON ?= python3
+PYTEST_ARGS ?= -n auto
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+
+# The same folder that `naiad fetch` uses by itself; it is outside the tree and outlives it.
+CACHE := $(or $(NAIAD_CACHE),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/naiad)
+REPOSITORY := $(CACHE)/examples
+
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+.PHONY: help serve models test lint types arrows tests bench clean
+
+say = @printf '\n== %s\n'
+
+help: ## Show these lines
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' Makefile
+
+serve: models ## Set up, fetch the example models, start the server
+	$(say) "Server with the models in $(REPOSITORY)"
+	@exec $(BIN)/naiad serve --model-repository "$(REPOSITORY)" $(ARGS)
+
+models: .venv/installed ## Fetch the example models into a cache outside the tree
+	$(say) "Example models: fetched once, checked by sha256"
+	@$(BIN)/naiad fetch --source model_repository --into "$(REPOSITORY)" --cache "$(CACHE)"
+
+test: lint types arrows tests ## Set up and run every check: lint, types, import rules, tests
+
+lint: .venv/installed-dev ## Style and likely mistakes (ruff)
+	$(say) "Lint: ruff check"
+	@$(BIN)/ruff check
+	$(say) "Format: ruff format --check"
+	@$(BIN)/ruff format --check
+
+types: .venv/installed-dev ## Types (mypy, strict)
+	$(say) "Types: mypy"
+	@$(BIN)/mypy
+
+arrows: .venv/installed-dev ## Which package may import which (import-linter)
+	$(say) "Import rules: lint-imports"
+	@$(BIN)/lint-imports
+
+tests: .venv/installed-dev models ## Tests (pytest)
+	$(say) "Tests: pytest"
+	@$(BIN)/pytest $(PYTEST_ARGS)
+
+bench: .venv/installed-dev models ## Load tests; see docs/performance.md
+	$(say) "Benchmarks"
+	@$(BIN)/python -m benchmarks $(ARGS)
+
+clean: ## Remove what was built here; the cache of models stays
+	rm -rf .venv build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	find server backends ensembles proto tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# pip reads dependency groups from 25.1 on.
+.venv/created:
+	$(say) "Environment: .venv with $(PYTHON)"
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+		echo "Naiad needs Python 3.11 or newer; $(PYTHON) is: $$($(PYTHON) --version 2>&1)"; \
+		echo "Name another one: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
+	@$(PYTHON) -m venv .venv
+	@$(PIP) install --quiet --upgrade -c constraints.txt 'pip>=25.1'
+	@touch $@
+
+.venv/installed: .venv/created pyproject.toml constraints.txt
+	$(say) "Install: Naiad with its ONNX backend"
+	@$(PIP) install -c constraints.txt -e '.[onnx]'
+	@touch $@
+
+.venv/installed-dev: .venv/installed
+	$(say) "Install: what the checks need"
+	@$(PIP) install -c constraints.txt --group dev
+	@touch $@

@@ -1,0 +1,1 @@
+"""The `identity` backend: every output echoes an input."""

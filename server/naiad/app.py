@@ -1,0 +1,147 @@
+"""The composition root: builds the parts of a server, starts and stops them in order."""
+
+import asyncio
+import contextlib
+import ctypes
+import logging
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import naiad
+from naiad.core.dataplane import DataPlane
+from naiad.core.lifecycle import ControlMode, Lifecycle, LoadOptions
+from naiad.core.registry import Registry
+from naiad.grpc.server import GrpcServer
+from naiad.http.app import HttpServer
+from naiad.repository.layout import Repositories
+from naiad.settings import Settings
+from naiad_backends.errors import unavailable
+from naiad_backends.registry import BackendRegistry
+
+logger = logging.getLogger(__name__)
+
+
+class Server:
+    """One server process: a data plane and its front ends."""
+
+    def __init__(self, settings: Settings) -> None:
+        """Raises INVALID_ARG for settings that make no sense, before anything has started."""
+        self._settings = settings
+        registry = Registry()
+        self.lifecycle = Lifecycle(
+            Repositories([Path(folder) for folder in settings.model_repository]),
+            BackendRegistry(settings.backend_options()),
+            registry,
+            LoadOptions(
+                control_mode=settings.model_control_mode,
+                config_name=settings.model_config_name,
+                auto_complete=not settings.disable_auto_complete_config,
+                thread_count=settings.model_load_thread_count,
+            ),
+        )
+        self.dataplane = DataPlane(
+            registry,
+            self.lifecycle,
+            settings.id,
+            naiad.__version__,
+            strict=settings.strict_readiness,
+        )
+        self._http = self._grpc = None
+        if settings.allow_http:
+            self._http = HttpServer(
+                self.dataplane,
+                settings.http_address,
+                settings.http_port,
+                settings.reuse_http_port,
+                settings.http_max_input_size,
+            )
+        if settings.allow_grpc:
+            self._grpc = GrpcServer(
+                self.dataplane, settings.grpc_address, settings.grpc_port, settings.reuse_grpc_port
+            )
+        self._polling: asyncio.Task[None] | None = None
+
+    async def start(self) -> dict[str, str]:
+        """Open the ports, then load the models; the addresses by protocol.
+
+        Raises UNAVAILABLE for a port that is taken, and, with exit_on_error, for models that
+        failed to load.
+        """
+        settings = self._settings
+        addresses: dict[str, str] = {}
+        if self._http is not None:
+            addresses["http"] = f"{settings.http_address}:{await self._http.start()}"
+        if self._grpc is not None:
+            addresses["grpc"] = f"{settings.grpc_address}:{await self._grpc.start()}"
+        failures = await self.lifecycle.start(settings.load_model)
+        if failures and settings.exit_on_error:
+            texts = "".join(f"\n  {name}: {reason}" for name, reason in failures.items())
+            raise unavailable(
+                f"{len(failures)} of the models failed to load:{texts}\n",
+                hint="mend them, or start with --exit-on-error=false to serve the others",
+            )
+        if settings.model_control_mode is ControlMode.POLL:
+            self._polling = asyncio.create_task(self.lifecycle.poll(settings.repository_poll_secs))
+        self.dataplane.started = True
+        return addresses
+
+    async def stop(self) -> None:
+        """Stop accepting, finish what is running, unload. Bounded by the exit timeout."""
+        grace = self._settings.exit_timeout_secs
+        self.dataplane.stopping = True
+        if self._polling is not None:
+            self._polling.cancel()
+        try:
+            async with asyncio.timeout(grace):
+                fronts = [f.stop(grace) for f in (self._http, self._grpc) if f is not None]
+                await asyncio.gather(*fronts)
+                await self.lifecycle.close()
+        except TimeoutError:
+            logger.warning("gave up on running requests after %d seconds", grace)
+
+
+async def serve(settings: Settings, ready: Callable[[Server, dict[str, str]], None]) -> None:
+    """Run a server until SIGTERM or SIGINT. `ready` is called once, when requests are answered."""
+    server = Server(settings)
+    ended = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, ended.set)
+    try:
+        starting = asyncio.ensure_future(server.start())
+        waiting = asyncio.ensure_future(ended.wait())
+        await asyncio.wait((starting, waiting), return_when=asyncio.FIRST_COMPLETED)
+        if starting.done():
+            ready(server, starting.result())
+            await waiting
+        else:
+            starting.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await starting
+        logger.info("shutting down")
+    finally:
+        await server.stop()
+
+
+def run(settings: Settings, ready: Callable[[Server, dict[str, str]], None]) -> None:
+    """`serve` on an event loop of its own, until the process is told to end."""
+    asyncio.run(serve(settings, ready))
+
+
+def tune_memory() -> None:
+    """Keep large buffers inside the process instead of giving them back after each request.
+
+    glibc returns big blocks to the kernel when they are freed, so that every large request faults
+    its pages in again: a 16 MB tensor then costs several times its copy. The same numbers as in
+    MALLOC_TRIM_THRESHOLD_, MALLOC_MMAP_THRESHOLD_ and MALLOC_TOP_PAD_; other C libraries are left
+    alone.
+    """
+    for option, value in _MALLOPT if sys.platform == "linux" else ():
+        with contextlib.suppress(AttributeError, OSError):
+            ctypes.CDLL(None).mallopt(option, value)
+
+
+# Numbers from glibc's malloc.h: M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD.
+_MALLOPT = ((-1, 2_000_000_000), (-2, 134_217_728), (-3, 1_000_000_000))

@@ -1,0 +1,47 @@
+"""What `naiad serve` prints when it is ready: the URLs, the models, a first request to paste."""
+
+from naiad.app import Server
+from naiad_backends.api import ModelSpec
+from naiad_backends.datatypes import DATATYPES
+
+
+def banner(server: Server, addresses: dict[str, str]) -> str:
+    """The text, one address a line in a form that scripts can read: `http://...`, `grpc://...`."""
+    served = server.dataplane.statistics()
+    lines = ["", "Naiad is ready."]
+    lines += [f"  {protocol}://{address}" for protocol, address in addresses.items()]
+    names = sorted({model.name for model in served})
+    lines += ["", f"Models: {', '.join(names) or 'none yet'}"]
+    if "http" in addresses:
+        example = next((m.spec for m in served if _small(m.spec)), None)
+        lines += ["", "A first request:"]
+        lines += [_request(addresses["http"], example) if example else _metadata(addresses["http"])]
+    return "\n".join([*lines, ""])
+
+
+def _small(spec: ModelSpec) -> bool:
+    """True if a request with one number in each input fits the model, so that it can be pasted."""
+    return all(
+        tensor.datatype not in ("FP16", "BF16") and all(dim in (-1, 1) for dim in tensor.dims)
+        for tensor in spec.inputs
+    )
+
+
+def _request(address: str, spec: ModelSpec) -> str:
+    inputs = ",".join(
+        f'{{"name":"{tensor.name}","datatype":"{tensor.datatype}",'
+        f'"shape":{[1] * (len(tensor.dims) + bool(spec.max_batch_size))},'
+        f'"data":[{_VALUES[DATATYPES[tensor.datatype].numpy.kind]}]}}'
+        for tensor in spec.inputs
+    )
+    return (
+        f"  curl http://{address}/v2/models/{spec.name}/infer \\\n"
+        f"    -d '{{\"inputs\":[{inputs}]}}'"
+    )
+
+
+_VALUES = {"b": "true", "i": "1", "u": "1", "f": "1.5", "O": '"text"'}
+
+
+def _metadata(address: str) -> str:
+    return f"  curl http://{address}/v2"

@@ -1,0 +1,104 @@
+"""The command group: argv -> Settings -> exit code. No decisions about models or sockets."""
+
+import logging
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import MISSING, Field, fields
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, get_type_hints
+
+import click
+
+import naiad
+from naiad.settings import Settings, cache_folder
+from naiad_backends.errors import NaiadError
+
+
+class _Commands(click.Group):
+    """Turns Naiad's own errors into one line on stderr and exit code 1."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except NaiadError as error:
+            raise click.ClickException(str(error)) from error
+
+
+@click.group(cls=_Commands, context_settings={"auto_envvar_prefix": "NAIAD"})
+@click.version_option(naiad.__version__, prog_name="naiad")
+def main() -> None:
+    """Serve every model from one repository."""
+
+
+def _settings_options(command: Callable[..., None]) -> Callable[..., None]:
+    """An option for each field of Settings, with Triton's spelling: --http-port 8000 or =8000."""
+    types = get_type_hints(Settings)
+    for item in reversed(fields(Settings)):
+        command = _option(item, types[item.name])(command)
+    return command
+
+
+def _option(item: Field[Any], kind: Any) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    flag = "--" + item.name.replace("_", "-")
+    default = None if item.default is MISSING else item.default
+    common: dict[str, Any] = {"help": item.metadata["help"], "default": default}
+    if item.name == "disable_auto_complete_config":
+        return click.option(flag, is_flag=True, **common)
+    if kind == tuple[str, ...]:
+        names = [flag, "--model-store"] if item.name == "model_repository" else [flag]
+        return click.option(*names, item.name, multiple=True, **common)
+    if isinstance(kind, type) and issubclass(kind, StrEnum):
+        common["type"] = click.Choice([choice.value for choice in kind])
+        return click.option(flag, callback=lambda _c, _p, text: kind(text), **common)
+    return click.option(flag, type=kind, show_default=default != "", **common)
+
+
+@main.command()
+@_settings_options
+def serve(**options: Any) -> None:
+    """Start a server on one or more model repositories."""
+    from naiad import app
+    from naiad.cli.banner import banner
+
+    settings = Settings(**options)
+    if not settings.model_repository:
+        raise click.UsageError("--model-repository is missing: name the folder of your models")
+    logging.basicConfig(
+        level=logging.DEBUG if settings.log_verbose else logging.INFO,
+        format="%(asctime)s %(levelname).1s %(name)s: %(message)s",
+    )
+    app.tune_memory()
+    app.run(settings, lambda server, addresses: click.echo(banner(server, addresses)))
+
+
+@main.command()
+@click.argument("paths", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--config/--no-config", default=True, help="Print the completed configurations.")
+def check(paths: Sequence[Path], config: bool) -> None:
+    """Explain every mistake in repositories or single models, and complete their configurations.
+
+    Exit code 1 if there is any mistake.
+    """
+    from naiad.repository import check as checker
+    from naiad_backends.registry import BackendRegistry
+
+    reports = checker.check(paths, BackendRegistry())
+    click.echo(checker.render(reports, config))
+    sys.exit(any(report.mistakes for report in reports))
+
+
+@main.command()
+@click.argument("models", nargs=-1)
+@click.option("--source", type=click.Path(path_type=Path), default="model_repository",
+              show_default=True, help="Folder of models with recipes for their weights.")
+@click.option("--into", type=click.Path(path_type=Path),
+              help="Repository to make; default: model_repository in the cache folder.")
+def fetch(models: Sequence[str], source: Path, into: Path | None) -> None:
+    """Fetch the weights of example MODELS (default: all) and put a repository together."""
+    from naiad.repository.fetch import assemble
+
+    cache = cache_folder()
+    target = into or cache / "model_repository"
+    assemble(source, target, cache, models, echo=lambda text: click.echo(text, err=True))
+    click.echo(target)

@@ -1,0 +1,139 @@
+"""Health, metadata, configuration, statistics and repository control as JSON documents."""
+
+from typing import Any
+
+from naiad.core.dataplane import EXTENSIONS, DataPlane, TensorMetadata
+from naiad.core.model import ServedModel
+from naiad.core.registry import IndexEntry
+from naiad.core.stats import Duration
+from naiad_backends.errors import invalid, unsupported
+
+
+def server_metadata(dataplane: DataPlane) -> dict[str, Any]:
+    """`GET /v2`."""
+    return {
+        "name": dataplane.name,
+        "version": dataplane.version,
+        "extensions": list(EXTENSIONS),
+    }
+
+
+def model_metadata(dataplane: DataPlane, model: str, version: str) -> dict[str, Any]:
+    """`GET /v2/models/M[/versions/V]`."""
+    found = dataplane.model_metadata(model, version)
+    return {
+        "name": found.name,
+        "versions": list(found.versions),
+        "platform": found.platform,
+        "inputs": [_tensor(tensor) for tensor in found.inputs],
+        "outputs": [_tensor(tensor) for tensor in found.outputs],
+    }
+
+
+def _tensor(tensor: TensorMetadata) -> dict[str, Any]:
+    return {"name": tensor.name, "datatype": tensor.datatype, "shape": list(tensor.shape)}
+
+
+def statistics(dataplane: DataPlane, model: str, version: str) -> dict[str, Any]:
+    """`GET /v2/models[/M[/versions/V]]/stats`."""
+    return {"model_stats": [_statistics(m) for m in dataplane.statistics(model, version)]}
+
+
+_DURATIONS = (
+    "success",
+    "fail",
+    "queue",
+    "compute_input",
+    "compute_infer",
+    "compute_output",
+    "cache_hit",
+    "cache_miss",
+)
+
+
+def _statistics(served: ServedModel) -> dict[str, Any]:
+    stats = served.stats
+    return {
+        "name": served.name,
+        "version": served.version,
+        "last_inference": stats.last_inference,
+        "inference_count": stats.inference_count,
+        "execution_count": stats.execution_count,
+        "inference_stats": {name: _duration(getattr(stats, name)) for name in _DURATIONS},
+        "response_stats": {},
+        "batch_stats": [
+            {
+                "batch_size": size,
+                "compute_input": _duration(batch.compute_input),
+                "compute_infer": _duration(batch.compute_infer),
+                "compute_output": _duration(batch.compute_output),
+            }
+            for size, batch in sorted(stats.batches.items())
+        ],
+        "memory_usage": [],
+    }
+
+
+def _duration(duration: Duration) -> dict[str, int]:
+    return {"count": duration.count, "ns": duration.ns}
+
+
+async def index(dataplane: DataPlane, repository: str, options: Any) -> list[dict[str, str]]:
+    """`POST /v2/repository/index`; options: the body, an object with `ready`, or None."""
+    if repository:
+        raise unsupported("repositories have no names here", hint="POST /v2/repository/index")
+    ready = _object(options).get("ready", False)
+    if not isinstance(ready, bool):
+        raise invalid(f"must be true or false, not {ready!r}", field="ready")
+    return [_entry(entry) for entry in await dataplane.index(ready)]
+
+
+def _entry(entry: IndexEntry) -> dict[str, str]:
+    if entry.state is None:
+        return {"name": entry.name}
+    line = {"name": entry.name, "state": entry.state.value, "reason": entry.reason}
+    return {**line, "version": entry.version} if entry.version else line
+
+
+async def load(dataplane: DataPlane, repository: str, model: str, options: Any) -> None:
+    """`POST /v2/repository/models/M/load`."""
+    _no_repository(repository)
+    parameters = _parameters(options)
+    if parameters:
+        raise unsupported(
+            f"load parameter '{next(iter(parameters))}' is not served yet", field="parameters"
+        )
+    await dataplane.load(model)
+
+
+async def unload(dataplane: DataPlane, repository: str, model: str, options: Any) -> None:
+    """`POST /v2/repository/models/M/unload`."""
+    _no_repository(repository)
+    for name, value in _parameters(options).items():
+        if name != "unload_dependents":
+            raise invalid(f"unknown unload parameter '{name}'", field="parameters")
+        if not isinstance(value, bool):
+            raise invalid(f"must be true or false, not {value!r}", field=f"parameters.{name}")
+    await dataplane.unload(model)
+
+
+def _no_repository(repository: str) -> None:
+    if repository:
+        raise unsupported(
+            "repositories have no names here", hint="POST /v2/repository/models/<model>/load"
+        )
+
+
+def _parameters(options: Any) -> dict[str, Any]:
+    parameters = _object(options).get("parameters") or {}
+    if not isinstance(parameters, dict):
+        raise invalid("must be an object", field="parameters")
+    return parameters
+
+
+def _object(options: Any) -> dict[str, Any]:
+    if options is None:
+        return {}
+    if not isinstance(options, dict):
+        raise invalid("the body is not a JSON object")
+    return options

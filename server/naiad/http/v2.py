@@ -1,0 +1,272 @@
+"""v2 inference over HTTP: a body with JSON and binary tensors <-> Request, and Response <-> body.
+
+Source: KServe v2 REST protocol and Triton's binary tensor data extension. The body is a JSON
+object of `Inference-Header-Content-Length` bytes, then the binary inputs, end to end. With the
+header at 0 there is no JSON: the whole body is the model's only input.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, NoReturn
+
+from naiad.core.parameters import interpret
+from naiad.http import jsondata
+from naiad_backends.api import Buffer, ModelSpec, Parameter, Request, Response, Tensor
+from naiad_backends.datatypes import DATATYPES
+from naiad_backends.errors import invalid, unsupported
+
+_NOT_YET = {"classification", "shared_memory_region"}
+
+
+@dataclass(slots=True)
+class OutputForm:
+    """How the client wants its outputs: as binary data by default, and by name."""
+
+    binary: bool = False
+    by_name: dict[str, bool] = field(default_factory=dict)
+
+
+def decode(
+    model: str, version: str, body: Buffer, header_length: int | None, max_json: int
+) -> tuple[Request, OutputForm]:
+    """Read an inference request.
+
+    header_length: bytes of JSON in front of the binary part; None if the body is all JSON.
+    max_json: the largest JSON part, in bytes.
+    Raises INVALID_ARG, naming the field, for anything that is not as the protocol says.
+    """
+    whole = memoryview(body)
+    json_size = len(whole) if header_length is None else header_length
+    if json_size > max_json:
+        raise invalid(
+            f"the JSON part has {json_size} bytes, more than the limit of {max_json}",
+            hint="send large tensors as binary data or raise --http-max-input-size",
+        )
+    document = jsondata.loads(whole[:json_size])
+    if not isinstance(document, dict):
+        raise invalid("the body is not a JSON object")
+    request = Request(model, version, _text(document, "id", ""))
+    form = OutputForm()
+    if (parameters := document.get("parameters")) is not None:
+        _read_parameters(request, form, parameters)
+    binary = _Binary(whole[json_size:], header_length is not None)
+    inputs = document.get("inputs")
+    if not isinstance(inputs, list):
+        _wrong("inputs", "an array of inputs", inputs)
+    for number, item in enumerate(inputs):
+        tensor = _read_input(item, binary, f"inputs[{number}]")
+        if tensor.name in request.inputs:
+            raise invalid(
+                f"input '{tensor.name}' is given twice", field=f"inputs[{number}].name"
+            )
+        request.inputs[tensor.name] = tensor
+    binary.finish()
+    if (outputs := document.get("outputs")) is not None:
+        _read_outputs(request, form, outputs)
+    return request, form
+
+
+class _Binary:
+    """The binary part of a body, taken from the front input by input."""
+
+    def __init__(self, data: memoryview, announced: bool) -> None:
+        self._data = data
+        self._announced = announced
+        self._at = 0
+
+    def take(self, size: Any, where: str) -> memoryview:
+        if not isinstance(size, int) or isinstance(size, bool) or size < 0:
+            _wrong(f"{where}.parameters.binary_data_size", "a non-negative integer", size)
+        if not self._announced:
+            raise invalid(
+                "binary data is announced, but the header Inference-Header-Content-Length is"
+                " missing",
+                field=f"{where}.parameters.binary_data_size",
+                hint="set the header to the length of the JSON part in bytes",
+            )
+        end = self._at + size
+        if end > len(self._data):
+            raise invalid(
+                f"announces {size} bytes, but only {len(self._data) - self._at} are left in the"
+                " body",
+                field=f"{where}.parameters.binary_data_size",
+            )
+        view = self._data[self._at : end]
+        self._at = end
+        return view
+
+    def finish(self) -> None:
+        left = len(self._data) - self._at
+        if left:
+            raise invalid(
+                f"the body goes on for {left} bytes behind the last binary input",
+                hint="the binary_data_size of all inputs must add up to the binary part, and"
+                " Inference-Header-Content-Length be the length of the JSON part",
+            )
+
+
+def _read_input(item: Any, binary: _Binary, where: str) -> Tensor:
+    if not isinstance(item, dict):
+        _wrong(where, "an object", item)
+    name = _text(item, "name", None, where)
+    datatype = _text(item, "datatype", None, where)
+    shape = _read_shape(item.get("shape"), where)
+    parameters = item.get("parameters") or {}
+    if not isinstance(parameters, dict):
+        _wrong(f"{where}.parameters", "an object", parameters)
+    _refuse_not_yet(parameters, where)
+    size = parameters.get("binary_data_size")
+    data = item.get("data")
+    if (size is None) == (data is None):
+        raise invalid(
+            f"input '{name}' has {'neither' if data is None else 'both'} data"
+            f" {'nor' if data is None else 'and'} binary_data_size",
+            field=where,
+            hint="give the tensor either as `data` or as `parameters.binary_data_size`",
+        )
+    if size is None:
+        return jsondata.decode(name, datatype, shape, data, where)
+    return Tensor.from_wire(name, datatype, shape, binary.take(size, where))
+
+
+def _read_shape(shape: Any, where: str) -> tuple[int, ...]:
+    if not isinstance(shape, list):
+        _wrong(f"{where}.shape", "an array of integers", shape)
+    for number, size in enumerate(shape):
+        if type(size) is not int or not 0 <= size < 2**63:
+            _wrong(f"{where}.shape[{number}]", "an integer from 0 to 2^63-1", size)
+    return tuple(shape)
+
+
+def _read_parameters(request: Request, form: OutputForm, parameters: Any) -> None:
+    if not isinstance(parameters, dict):
+        _wrong("parameters", "an object", parameters)
+    values: dict[str, Parameter] = {}
+    for name, value in parameters.items():
+        if name == "binary_data_output":
+            if not isinstance(value, bool):
+                _wrong('parameters["binary_data_output"]', "true or false", value)
+            form.binary = value
+        elif isinstance(value, bool | int | float | str):
+            values[name] = value
+        else:
+            _wrong(f'parameters["{name}"]', "a boolean, a number or a string", value)
+    interpret(request, values)
+
+
+def _read_outputs(request: Request, form: OutputForm, outputs: Any) -> None:
+    if not isinstance(outputs, list):
+        _wrong("outputs", "an array of outputs", outputs)
+    names: list[str] = []
+    for number, item in enumerate(outputs):
+        where = f"outputs[{number}]"
+        if not isinstance(item, dict):
+            _wrong(where, "an object", item)
+        name = _text(item, "name", None, where)
+        names.append(name)
+        parameters = item.get("parameters") or {}
+        if not isinstance(parameters, dict):
+            _wrong(f"{where}.parameters", "an object", parameters)
+        _refuse_not_yet(parameters, where)
+        binary = parameters.get("binary_data")
+        if binary is not None:
+            if not isinstance(binary, bool):
+                _wrong(f"{where}.parameters.binary_data", "true or false", binary)
+            form.by_name[name] = binary
+    request.outputs = names
+
+
+def _refuse_not_yet(parameters: Mapping[str, Any], where: str) -> None:
+    for name in _NOT_YET & parameters.keys():
+        if parameters[name]:
+            raise unsupported(
+                f"parameter '{name}' is not served yet", field=f"{where}.parameters.{name}"
+            )
+
+
+def _text(item: Mapping[str, Any], key: str, default: str | None, where: str = "") -> str:
+    value = item.get(key, default)
+    if not isinstance(value, str):
+        _wrong(f"{where}.{key}" if where else key, "a string", value)
+    return value
+
+
+def _wrong(where: str, wanted: str, value: Any) -> NoReturn:
+    if value is None:
+        raise invalid(f"missing; it must be {wanted}", field=where)
+    text = repr(value)
+    shown = text if len(text) <= 60 else f"{text[:60]}..."
+    raise invalid(f"must be {wanted}, not {shown}", field=where)
+
+
+def decode_raw(spec: ModelSpec, version: str, body: Buffer) -> tuple[Request, OutputForm]:
+    """Read a request whose body is nothing but the model's single input, as one batch element.
+
+    Raises INVALID_ARG if the model has several inputs or the shape cannot be told from the size.
+    """
+    if len(spec.inputs) != 1:
+        raise invalid(
+            f"a raw request needs a model with exactly one input, '{spec.name}' has"
+            f" {len(spec.inputs)}"
+        )
+    tensor = spec.inputs[0]
+    lead = (1,) if spec.max_batch_size else ()
+    kind = DATATYPES[tensor.datatype]
+    request = Request(spec.name, version)
+    if kind.size == 0:
+        shape = tuple(1 if dim == -1 else dim for dim in tensor.dims)
+        if math.prod(shape) != 1:
+            raise invalid(f"a raw BYTES request has one element, but the shape is {list(shape)}")
+        wire: Buffer = len(body).to_bytes(4, "little") + bytes(body)
+    else:
+        shape = _raw_shape(tensor.dims, len(body), kind.size)
+        wire = body
+    request.inputs[tensor.name] = Tensor.from_wire(
+        tensor.name, tensor.datatype, lead + shape, wire
+    )
+    return request, OutputForm(binary=True)
+
+
+def _raw_shape(dims: tuple[int, ...], size: int, item_size: int) -> tuple[int, ...]:
+    if dims.count(-1) > 1:
+        raise invalid(f"the shape of a raw request cannot be told for dims {list(dims)}")
+    fixed = math.prod(dim for dim in dims if dim != -1) * item_size
+    if size % fixed:
+        raise invalid(f"the body has {size} bytes, which is no multiple of {fixed}")
+    return tuple(size // fixed if dim == -1 else dim for dim in dims)
+
+
+def encode(request: Request, response: Response, form: OutputForm) -> tuple[bytes, list[Buffer]]:
+    """The response as its JSON part and the binary outputs that follow it, in order.
+
+    Raises INVALID_ARG for an output that has no JSON form.
+    """
+    outputs: list[dict[str, Any]] = []
+    binary: list[Buffer] = []
+    by_name = form.by_name
+    for tensor in response.outputs:
+        output: dict[str, Any] = {
+            "name": tensor.name,
+            "datatype": tensor.datatype,
+            "shape": tensor.shape,
+        }
+        if by_name.get(tensor.name, form.binary):
+            wire = tensor.wire()
+            size = wire.nbytes if type(wire) is memoryview else len(wire)
+            output["parameters"] = {"binary_data_size": size}
+            if size:
+                binary.append(wire)
+        else:
+            output["data"] = jsondata.encode(tensor)
+        outputs.append(output)
+    answer: dict[str, Any] = {
+        "model_name": response.model_name,
+        "model_version": response.model_version,
+        "outputs": outputs,
+    }
+    if request.id:
+        answer["id"] = request.id
+    if response.parameters:
+        answer["parameters"] = dict(response.parameters)
+    return jsondata.dumps(answer, outputs), binary

@@ -1,0 +1,157 @@
+"""Where models lie: repositories, the model folders in them and the version folders in those.
+
+Owns the naming rules. Knows nothing of what the files say.
+"""
+
+import difflib
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from naiad_backends.errors import NaiadError, invalid, not_found
+
+# Folders of a model that are no versions and need no warning.
+_COMPANIONS = {"warmup", "initial_state", "configs", "__pycache__"}
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFolder:
+    """One model on disk.
+
+    versions: the numeric version folders, ascending.
+    skipped: names of other folders in it that look as if they were meant to be versions.
+    """
+
+    name: str
+    path: Path
+    versions: tuple[int, ...]
+    skipped: tuple[str, ...] = ()
+
+    @classmethod
+    def at(cls, path: Path) -> "ModelFolder":
+        """Read the folder at `path`, which gives the model its name. A link may lead to it.
+
+        Raises INVALID_ARG if it cannot be read.
+        """
+        versions: list[int] = []
+        skipped: list[str] = []
+        for name in _subfolders(path):
+            version = version_number(name)
+            if version is not None:
+                versions.append(version)
+            elif name not in _COMPANIONS:
+                skipped.append(name)
+        return cls(path.name, path, tuple(sorted(versions)), tuple(skipped))
+
+    def version_path(self, version: int) -> Path:
+        """The folder of one version."""
+        return self.path / str(version)
+
+
+class Repositories:
+    """The folders given by `--model-repository`, taken together."""
+
+    def __init__(self, paths: Sequence[Path]) -> None:
+        """paths: looked at when asked, not now. A folder that is given twice counts once."""
+        self._paths = tuple({path.resolve(): path for path in paths}.values())
+        self._warned: set[Path] = set()
+
+    def scan(self) -> dict[str, ModelFolder]:
+        """All models by name, except those whose name is in two repositories.
+
+        Raises INVALID_ARG if a repository's folder is missing or cannot be read.
+        """
+        return {
+            name: self._model(places[0])
+            for name, places in sorted(self._places().items())
+            if len(places) == 1
+        }
+
+    def duplicates(self) -> dict[str, list[Path]]:
+        """Names that more than one repository has, with the folders."""
+        return {name: places for name, places in self._places().items() if len(places) > 1}
+
+    def find(self, name: str) -> ModelFolder:
+        """The folder of one model.
+
+        Raises INVALID_ARG for a name that cannot be one or that two repositories have, NOT_FOUND
+        if no repository has it.
+        """
+        _check_name(name)
+        places = self._places()
+        found = places.get(name, [])
+        if not found:
+            raise _unknown(name, sorted(places), self._paths)
+        if len(found) > 1:
+            raise duplicate(name, found)
+        return self._model(found[0])
+
+    def _places(self) -> dict[str, list[Path]]:
+        places: dict[str, list[Path]] = {}
+        for repository in self._paths:
+            for name in _subfolders(repository):
+                places.setdefault(name, []).append(repository / name)
+        return places
+
+    def _model(self, path: Path) -> ModelFolder:
+        folder = ModelFolder.at(path)
+        # Polling scans again and again: one warning for each model is enough.
+        if folder.skipped and path not in self._warned:
+            self._warned.add(path)
+            logger.warning(
+                "model '%s': skipped %s, which are no version numbers",
+                folder.name,
+                ", ".join(f"'{name}'" for name in folder.skipped),
+            )
+        return folder
+
+
+def version_number(name: str) -> int | None:
+    """The version that a folder's name stands for: digits without a leading zero ("0" is one),
+    at most 2**63 - 1. None for any other name."""
+    digits = name.isascii() and name.isdigit() and len(name) <= 19
+    if not digits or (name[0] == "0" and name != "0"):
+        return None
+    number = int(name)
+    return number if number < 2**63 else None
+
+
+def duplicate(name: str, places: Sequence[Path]) -> NaiadError:
+    """The error for a model that two repositories have."""
+    where = " and ".join(f"'{path.parent}'" for path in places)
+    return invalid(
+        f"model '{name}' is in two repositories: {where}", hint="rename or remove one of them"
+    )
+
+
+def _subfolders(path: Path) -> list[str]:
+    """Names of the visible folders in `path`, sorted; links to folders count."""
+    try:
+        entries = sorted(path.iterdir())
+        return [e.name for e in entries if not e.name.startswith(".") and e.is_dir()]
+    except FileNotFoundError as error:
+        raise invalid(f"folder '{path}' does not exist", hint="check the path") from error
+    except NotADirectoryError as error:
+        raise invalid(f"'{path}' is not a folder", hint="name the folder around it") from error
+    except OSError as error:
+        raise invalid(f"folder '{path}' cannot be read: {error.strerror}") from error
+
+
+def _check_name(name: str) -> None:
+    if not name:
+        raise invalid("the model's name is empty")
+    if ".." in name or any(character in name for character in "/\\\0"):
+        raise invalid(
+            f"{name!r} cannot be a model's name",
+            hint="use the name of the model's folder, without '/', '\\', '..' or NUL",
+        )
+
+
+def _unknown(name: str, known: Sequence[str], paths: Sequence[Path]) -> NaiadError:
+    close = difflib.get_close_matches(name, known, 1)
+    where = ", ".join(f"'{path}'" for path in paths)
+    hint = f"did you mean '{close[0]}'?" if close else f"its folder must lie in {where}"
+    return not_found(f"no repository has a model '{name}'", hint=hint)

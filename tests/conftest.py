@@ -1,0 +1,18 @@
+"""What all tests share: where the project lies and the example models, fetched once."""
+
+from pathlib import Path
+
+import pytest
+
+from naiad.repository.fetch import assemble
+from naiad.settings import cache_folder
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="session")
+def example_repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """model_repository/ with its weights, ready to be served. For reading: tests share it."""
+    target = tmp_path_factory.mktemp("examples")
+    assemble(ROOT / "model_repository", target, cache_folder())
+    return target
