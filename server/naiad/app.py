@@ -14,7 +14,7 @@ from naiad.core.dataplane import DataPlane
 from naiad.core.lifecycle import ControlMode, Lifecycle, LoadOptions
 from naiad.core.registry import Registry
 from naiad.grpc.server import GrpcServer
-from naiad.http.app import HttpServer
+from naiad.http.server import HttpServer
 from naiad.repository.layout import Repositories
 from naiad.settings import Settings
 from naiad_backends.errors import unavailable

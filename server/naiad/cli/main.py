@@ -90,10 +90,18 @@ def check(paths: Sequence[Path], config: bool) -> None:
 
 @main.command()
 @click.argument("models", nargs=-1)
-@click.option("--source", type=click.Path(path_type=Path), default="model_repository",
-              show_default=True, help="Folder of models with recipes for their weights.")
-@click.option("--into", type=click.Path(path_type=Path),
-              help="Repository to make; default: model_repository in the cache folder.")
+@click.option(
+    "--source",
+    type=click.Path(path_type=Path),
+    default="model_repository",
+    show_default=True,
+    help="Folder of models with recipes for their weights.",
+)
+@click.option(
+    "--into",
+    type=click.Path(path_type=Path),
+    help="Repository to make; default: model_repository in the cache folder.",
+)
 def fetch(models: Sequence[str], source: Path, into: Path | None) -> None:
     """Fetch the weights of example MODELS (default: all) and put a repository together."""
     from naiad.repository.fetch import assemble

@@ -123,7 +123,9 @@ class Registry:
         because its load failed."""
         return all(
             (not record.failure or record.default is not None)
-            and all(v.state is State.READY or v.reason == UNLOADED for v in record.versions.values())
+            and all(
+                v.state is State.READY or v.reason == UNLOADED for v in record.versions.values()
+            )
             for record in self._models.values()
         )
 

@@ -4,9 +4,11 @@ Source: the status table of Triton's HTTP front end. Clients read `error`; `code
 `hint` are Naiad's.
 """
 
-import orjson
-from aiohttp import web
+from collections.abc import Mapping
 
+import orjson
+
+from naiad.http.call import Answer
 from naiad_backends.errors import Code, NaiadError
 
 STATUS: dict[Code, int] = {
@@ -20,21 +22,26 @@ STATUS: dict[Code, int] = {
     Code.CANCELLED: 400,
 }
 
-JSON_TYPE = {"Content-Type": "application/json"}
+
+class WrongMethod(NaiadError):
+    """The path exists, but not with this method (405). allowed: the one that it takes."""
+
+    def __init__(self, path: str, method: str, allowed: str) -> None:
+        super().__init__(Code.UNSUPPORTED, f"{path} does not take {method}", hint=f"use {allowed}")
+        self.allowed = allowed
 
 
-def body(error: NaiadError) -> bytes:
-    """The error as a JSON object."""
-    answer = {"error": str(error), "code": error.code}
+def answer(error: NaiadError) -> Answer:
+    """The error as an answer: status by the table, JSON by its parts."""
+    text = {"error": str(error), "code": error.code.value}
     if error.field:
-        answer["field"] = error.field
+        text["field"] = error.field
     if error.hint:
-        answer["hint"] = error.hint
-    return orjson.dumps(answer)
+        text["hint"] = error.hint
+    status, headers = STATUS[error.code], _NO_HEADERS
+    if isinstance(error, WrongMethod):
+        status, headers = 405, {"Allow": error.allowed}
+    return Answer([orjson.dumps(text)], status=status, headers=headers)
 
 
-def response(error: NaiadError, status: int | None = None, **headers: str) -> web.Response:
-    """The error as an answer; `status` overrides the table for errors of HTTP itself."""
-    return web.Response(
-        status=status or STATUS[error.code], body=body(error), headers={**JSON_TYPE, **headers}
-    )
+_NO_HEADERS: Mapping[str, str] = {}

@@ -96,7 +96,9 @@ def _array(leaves: list[Any], kind: np.dtype[Any], datatype: str, field: str) ->
         try:
             array[:] = [leaf.encode() for leaf in leaves]
         except UnicodeEncodeError as error:
-            raise invalid(f"holds text that is not Unicode: {error}", field=f"{field}.data") from None
+            raise invalid(
+                f"holds text that is not Unicode: {error}", field=f"{field}.data"
+            ) from None
         return array
     try:
         with np.errstate(over="raise"):
@@ -104,7 +106,9 @@ def _array(leaves: list[Any], kind: np.dtype[Any], datatype: str, field: str) ->
                 return np.array(leaves, np.float64).astype(kind, copy=False)
             return np.array(leaves, kind)
     except (OverflowError, FloatingPointError):
-        raise invalid(f"holds a number outside the range of {datatype}", field=f"{field}.data") from None
+        raise invalid(
+            f"holds a number outside the range of {datatype}", field=f"{field}.data"
+        ) from None
 
 
 def _show(leaf: Any) -> str:

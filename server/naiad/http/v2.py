@@ -57,9 +57,7 @@ def decode(
     for number, item in enumerate(inputs):
         tensor = _read_input(item, binary, f"inputs[{number}]")
         if tensor.name in request.inputs:
-            raise invalid(
-                f"input '{tensor.name}' is given twice", field=f"inputs[{number}].name"
-            )
+            raise invalid(f"input '{tensor.name}' is given twice", field=f"inputs[{number}].name")
         request.inputs[tensor.name] = tensor
     binary.finish()
     if (outputs := document.get("outputs")) is not None:
@@ -222,9 +220,7 @@ def decode_raw(spec: ModelSpec, version: str, body: Buffer) -> tuple[Request, Ou
     else:
         shape = _raw_shape(tensor.dims, len(body), kind.size)
         wire = body
-    request.inputs[tensor.name] = Tensor.from_wire(
-        tensor.name, tensor.datatype, lead + shape, wire
-    )
+    request.inputs[tensor.name] = Tensor.from_wire(tensor.name, tensor.datatype, lead + shape, wire)
     return request, OutputForm(binary=True)
 
 

@@ -1,0 +1,38 @@
+"""A request and its answer as the handlers see them, whichever way they crossed the wire."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from naiad_backends.api import Buffer
+
+JSON = "application/json"
+BINARY = "application/octet-stream"
+
+
+@dataclass(slots=True)
+class Call:
+    """One HTTP request, complete.
+
+    names: what the path names, percent-decoded: `model`, `version`, `repository`.
+    headers: looked up by lower-case name.
+    body: as it came, still in its Content-Encoding.
+    """
+
+    names: Mapping[str, str]
+    headers: Mapping[str, str]
+    body: Buffer
+
+
+@dataclass(slots=True)
+class Answer:
+    """One HTTP response. parts: the body, end to end.  headers: beside type and length."""
+
+    parts: Sequence[Buffer] = ()
+    content_type: str = JSON
+    status: int = 200
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def size(self) -> int:
+        """Bytes of the body."""
+        return sum(part.nbytes if type(part) is memoryview else len(part) for part in self.parts)

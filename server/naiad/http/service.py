@@ -1,0 +1,182 @@
+"""What each route does: Call -> data plane -> Answer, and the last resort for errors.
+
+Knows no sockets: `server` and `lean` bring calls here and send the answers.
+"""
+
+import logging
+import zlib
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import orjson
+
+from naiad.core.dataplane import DataPlane
+from naiad.http import admin, errors, jsondata, v2
+from naiad.http.call import BINARY, Answer, Call
+from naiad_backends.api import Buffer
+from naiad_backends.errors import NaiadError, internal, invalid, unsupported
+
+logger = logging.getLogger(__name__)
+
+HEADER_LENGTH = "Inference-Header-Content-Length"
+
+_HEADER_LENGTH_KEY = HEADER_LENGTH.lower()
+_WINDOW_BITS = {"gzip": 31, "deflate": 15}
+
+Handler = Callable[[Call], Awaitable[Answer]]
+
+
+class HttpService:
+    """The handlers of all routes over one data plane."""
+
+    def __init__(self, dataplane: DataPlane, max_input: int) -> None:
+        """max_input: bound in bytes of the JSON part, a raw input and an inflated body."""
+        self._dataplane = dataplane
+        self._max_input = max_input
+        self._handlers: dict[str, Handler] = {
+            "infer": self._infer,
+            "live": self._live,
+            "ready": self._ready,
+            "server_metadata": self._server_metadata,
+            "model_metadata": self._model_metadata,
+            "model_ready": self._model_ready,
+            "model_config": self._model_config,
+            "statistics": self._statistics,
+            "index": self._index,
+            "load": self._load,
+            "unload": self._unload,
+        }
+
+    async def answer(self, handler: str, call: Call) -> Answer:
+        """Carry out a call. Never raises but for cancellation."""
+        try:
+            return await self._handlers[handler](call)
+        except NaiadError as error:
+            return errors.answer(error)
+        except Exception:
+            logger.exception("%s of %s failed", handler, dict(call.names))
+            return errors.answer(internal("the server made a mistake; its log tells more"))
+
+    # -- inference
+
+    async def _infer(self, call: Call) -> Answer:
+        model, version = _model(call)
+        spec = self._dataplane.spec(model, version)
+        body = self._plain(call)
+        length = _header_length(call.headers.get(_HEADER_LENGTH_KEY), len(body))
+        if length == 0:
+            self._bound(len(body))
+            request, form = v2.decode_raw(spec, version, body)
+        else:
+            request, form = v2.decode(model, version, body, length, self._max_input)
+        response = await self._dataplane.infer(request)
+        head, binary = v2.encode(request, response, form)
+        if not binary:
+            return Answer((head,))
+        return Answer((head, *binary), BINARY, 200, {HEADER_LENGTH: str(len(head))})
+
+    def _plain(self, call: Call) -> Buffer:
+        """The body without its Content-Encoding."""
+        encoding = call.headers.get("content-encoding")
+        if encoding is None or encoding.lower() == "identity":
+            return call.body
+        window_bits = _WINDOW_BITS.get(encoding.lower())
+        if window_bits is None:
+            raise unsupported(
+                f"content encoding '{encoding}' is not served",
+                field="Content-Encoding",
+                hint="use gzip, deflate or identity",
+            )
+        return _inflate(call.body, window_bits, self._max_input)
+
+    def _bound(self, size: int) -> None:
+        if size > self._max_input:
+            raise invalid(
+                f"the body has {size} bytes, the limit is {self._max_input}",
+                hint="raise --http-max-input-size",
+            )
+
+    # -- everything else
+
+    async def _live(self, call: Call) -> Answer:
+        live = self._dataplane.live()
+        return _json({"live": live}, 200 if live else 503)
+
+    async def _ready(self, call: Call) -> Answer:
+        ready = self._dataplane.ready()
+        return _json({"ready": ready}, 200 if ready else 503 if self._dataplane.stopping else 400)
+
+    async def _server_metadata(self, call: Call) -> Answer:
+        return _json(admin.server_metadata(self._dataplane))
+
+    async def _model_metadata(self, call: Call) -> Answer:
+        return _json(admin.model_metadata(self._dataplane, *_model(call)))
+
+    async def _model_ready(self, call: Call) -> Answer:
+        model, version = _model(call)
+        return _json({"name": model, "ready": self._dataplane.model_ready(model, version)})
+
+    async def _model_config(self, call: Call) -> Answer:
+        return _json(self._dataplane.model_config(*_model(call)).to_json())
+
+    async def _statistics(self, call: Call) -> Answer:
+        return _json(admin.statistics(self._dataplane, *_model(call)))
+
+    async def _index(self, call: Call) -> Answer:
+        repository = call.names.get("repository", "")
+        return _json(await admin.index(self._dataplane, repository, self._options(call)))
+
+    async def _load(self, call: Call) -> Answer:
+        repository = call.names.get("repository", "")
+        await admin.load(self._dataplane, repository, call.names["model"], self._options(call))
+        return Answer()
+
+    async def _unload(self, call: Call) -> Answer:
+        repository = call.names.get("repository", "")
+        await admin.unload(self._dataplane, repository, call.names["model"], self._options(call))
+        return Answer()
+
+    def _options(self, call: Call) -> Any:
+        """The optional JSON body of a repository call."""
+        body = self._plain(call)
+        self._bound(len(body))
+        return jsondata.loads(bytes(body)) if body else None
+
+
+def _model(call: Call) -> tuple[str, str]:
+    return call.names.get("model", ""), call.names.get("version", "")
+
+
+def _json(document: Any, status: int = 200) -> Answer:
+    return Answer((orjson.dumps(document),), status=status)
+
+
+def _inflate(body: Buffer, window_bits: int, limit: int) -> bytes:
+    """Decompress, but never to more than `limit` bytes."""
+    inflater = zlib.decompressobj(window_bits)
+    try:
+        plain = inflater.decompress(body, limit + 1)
+    except zlib.error as error:
+        raise invalid(
+            f"the compressed body is corrupt: {error}", field="Content-Encoding"
+        ) from None
+    if len(plain) > limit:
+        raise invalid(
+            f"the body inflates to more than {limit} bytes", hint="raise --http-max-input-size"
+        )
+    if not inflater.eof or inflater.unused_data:
+        raise invalid(
+            "the compressed body is cut off or goes on behind its end", field="Content-Encoding"
+        )
+    return plain
+
+
+def _header_length(text: str | None, size: int) -> int | None:
+    if text is None:
+        return None
+    if not (text.isascii() and text.isdigit()) or len(text) > 19 or int(text) > size:
+        raise invalid(
+            f"'{text[:40]}' is not a length from 0 to {size}, the size of the body",
+            field=HEADER_LENGTH,
+        )
+    return int(text)
