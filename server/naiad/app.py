@@ -127,7 +127,17 @@ async def serve(settings: Settings, ready: Callable[[Server, dict[str, str]], No
 
 def run(settings: Settings, ready: Callable[[Server, dict[str, str]], None]) -> None:
     """`serve` on an event loop of its own, until the process is told to end."""
-    asyncio.run(serve(settings, ready))
+    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        runner.run(serve(settings, ready))
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """uvloop where it exists: a thread's answer costs a third of what asyncio's own loop takes."""
+    if sys.platform == "win32":
+        return None
+    import uvloop
+
+    return uvloop.new_event_loop
 
 
 def tune_memory() -> None:

@@ -6,57 +6,84 @@ NAIAD_CACHE names the folder for downloads. The command line is made from these 
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from naiad.core.lifecycle import ControlMode
 from naiad_backends.errors import invalid
 
 
-def _option(default: Any, text: str) -> Any:
-    return field(default=default, metadata={"help": text})
+def _help(text: str) -> dict[str, str]:
+    return {"help": text}
 
 
 @dataclass(frozen=True)
 class Settings:
     """The options of a server process, one field each, in the order of `naiad serve --help`."""
 
-    model_repository: tuple[str, ...] = _option((), "Folder of models; repeat for several.")
-    model_control_mode: ControlMode = _option(
-        ControlMode.NONE,
-        "none: load all at start. poll: follow the disk. explicit: load and unload by request.",
+    model_repository: tuple[str, ...] = field(
+        default=(), metadata=_help("Folder of models; repeat for several.")
     )
-    repository_poll_secs: int = _option(15, "Seconds between looks at the disk in mode poll.")
-    load_model: tuple[str, ...] = _option(
-        (), "Model to load at start in mode explicit; '*' for all; repeat for several."
+    model_control_mode: ControlMode = field(
+        default=ControlMode.NONE,
+        metadata=_help(
+            "none: load all at start. poll: follow the disk. explicit: load by request."
+        ),
     )
-    model_config_name: str = _option(
-        "", "Use configs/<name>.pbtxt of a model where it exists instead of config.pbtxt."
+    repository_poll_secs: int = field(
+        default=15, metadata=_help("Seconds between looks at the disk in mode poll.")
     )
-    disable_auto_complete_config: bool = _option(
-        False, "Do not complete configurations from the models' files."
+    load_model: tuple[str, ...] = field(
+        default=(),
+        metadata=_help("Model to load at start in mode explicit; '*' for all; repeat for several."),
     )
-    model_load_thread_count: int = _option(4, "How many models load at the same time.")
-    strict_readiness: bool = _option(True, "Ready means that every model is ready.")
-    exit_on_error: bool = _option(True, "End the server if a model fails to load at start.")
-    exit_timeout_secs: int = _option(30, "Longest wait for running requests at the end.")
-    backend_config: tuple[str, ...] = _option(
-        (), "<backend>,<key>=<value>, or <key>=<value> for all backends; repeat for several."
+    model_config_name: str = field(
+        default="",
+        metadata=_help(
+            "Use configs/<name>.pbtxt of a model where it exists instead of config.pbtxt."
+        ),
     )
-    id: str = _option("naiad", "Name of the server in its metadata.")
-    allow_http: bool = _option(True, "Serve HTTP.")
-    http_address: str = _option("127.0.0.1", "Address of the HTTP port.")
-    http_port: int = _option(8000, "HTTP port; 0 picks a free one.")
-    reuse_http_port: bool = _option(False, "Share the HTTP port with other processes.")
-    http_max_input_size: int = _option(
-        64 * 2**20, "Largest JSON part and largest JSON-decoded or raw input, in bytes."
+    disable_auto_complete_config: bool = field(
+        default=False, metadata=_help("Do not complete configurations from the models' files.")
     )
-    allow_grpc: bool = _option(True, "Serve gRPC.")
-    grpc_address: str = _option("127.0.0.1", "Address of the gRPC port.")
-    grpc_port: int = _option(8001, "gRPC port; 0 picks a free one.")
-    reuse_grpc_port: bool = _option(False, "Share the gRPC port with other processes.")
-    log_verbose: int = _option(0, "0 logs what an operator needs, 1 and more also details.")
+    model_load_thread_count: int = field(
+        default=4, metadata=_help("How many models load at the same time.")
+    )
+    strict_readiness: bool = field(
+        default=True, metadata=_help("Ready means that every model is ready.")
+    )
+    exit_on_error: bool = field(
+        default=True, metadata=_help("End the server if a model fails to load at start.")
+    )
+    exit_timeout_secs: int = field(
+        default=30, metadata=_help("Longest wait for running requests at the end.")
+    )
+    backend_config: tuple[str, ...] = field(
+        default=(),
+        metadata=_help(
+            "<backend>,<key>=<value>; without <backend>, for all of them; repeat for several."
+        ),
+    )
+    id: str = field(default="naiad", metadata=_help("Name of the server in its metadata."))
+    allow_http: bool = field(default=True, metadata=_help("Serve HTTP."))
+    http_address: str = field(default="127.0.0.1", metadata=_help("Address of the HTTP port."))
+    http_port: int = field(default=8000, metadata=_help("HTTP port; 0 picks a free one."))
+    reuse_http_port: bool = field(
+        default=False, metadata=_help("Share the HTTP port with other processes.")
+    )
+    http_max_input_size: int = field(
+        default=64 * 2**20,
+        metadata=_help("Largest JSON part and largest JSON-decoded or raw input, in bytes."),
+    )
+    allow_grpc: bool = field(default=True, metadata=_help("Serve gRPC."))
+    grpc_address: str = field(default="127.0.0.1", metadata=_help("Address of the gRPC port."))
+    grpc_port: int = field(default=8001, metadata=_help("gRPC port; 0 picks a free one."))
+    reuse_grpc_port: bool = field(
+        default=False, metadata=_help("Share the gRPC port with other processes.")
+    )
+    log_verbose: int = field(
+        default=0, metadata=_help("0 logs what an operator needs, 1 and more also details.")
+    )
 
     def backend_options(self) -> dict[str, dict[str, str]]:
         """`backend_config` as backend -> key -> value; "" holds what is for all backends.
@@ -74,10 +101,6 @@ class Settings:
                 )
             options.setdefault(backend, {})[key] = value
         return options
-
-
-HELP = {option.name: option.metadata["help"] for option in fields(Settings)}
-"""The explanation of each option, by field name."""
 
 
 def cache_folder(environment: Mapping[str, str] = os.environ) -> Path:

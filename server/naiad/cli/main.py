@@ -49,8 +49,10 @@ def _option(item: Field[Any], kind: Any) -> Callable[[Callable[..., None]], Call
         names = [flag, "--model-store"] if item.name == "model_repository" else [flag]
         return click.option(*names, item.name, multiple=True, **common)
     if isinstance(kind, type) and issubclass(kind, StrEnum):
-        common["type"] = click.Choice([choice.value for choice in kind])
-        return click.option(flag, callback=lambda _c, _p, text: kind(text), **common)
+        common |= {"type": click.Choice([choice.value for choice in kind]), "default": str(default)}
+        return click.option(
+            flag, callback=lambda _c, _p, text: kind(text), show_default=True, **common
+        )
     return click.option(flag, type=kind, show_default=default != "", **common)
 
 
@@ -74,8 +76,7 @@ def serve(**options: Any) -> None:
 
 @main.command()
 @click.argument("paths", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option("--config/--no-config", default=True, help="Print the completed configurations.")
-def check(paths: Sequence[Path], config: bool) -> None:
+def check(paths: Sequence[Path]) -> None:
     """Explain every mistake in repositories or single models, and complete their configurations.
 
     Exit code 1 if there is any mistake.
@@ -84,7 +85,7 @@ def check(paths: Sequence[Path], config: bool) -> None:
     from naiad_backends.registry import BackendRegistry
 
     reports = checker.check(paths, BackendRegistry())
-    click.echo(checker.render(reports, config))
+    click.echo(checker.render(reports), nl=False)
     sys.exit(any(report.mistakes for report in reports))
 
 
@@ -100,13 +101,18 @@ def check(paths: Sequence[Path], config: bool) -> None:
 @click.option(
     "--into",
     type=click.Path(path_type=Path),
-    help="Repository to make; default: model_repository in the cache folder.",
+    help="Repository to put together; default: examples in the cache folder.",
 )
-def fetch(models: Sequence[str], source: Path, into: Path | None) -> None:
+@click.option(
+    "--cache",
+    type=click.Path(path_type=Path),
+    help="Folder for downloads; default: naiad in the user's cache folder.",
+)
+def fetch(models: Sequence[str], source: Path, into: Path | None, cache: Path | None) -> None:
     """Fetch the weights of example MODELS (default: all) and put a repository together."""
     from naiad.repository.fetch import assemble
 
-    cache = cache_folder()
-    target = into or cache / "model_repository"
+    cache = cache or cache_folder()
+    target = into or cache / "examples"
     assemble(source, target, cache, models, echo=lambda text: click.echo(text, err=True))
     click.echo(target)

@@ -5,6 +5,7 @@ Owns the naming rules. Knows nothing of what the files say.
 
 import difflib
 import logging
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,13 +39,14 @@ class ModelFolder:
         """
         versions: list[int] = []
         skipped: list[str] = []
-        for name in _subfolders(path):
-            version = version_number(name)
+        for inner in subfolders(path):
+            version = version_number(inner)
             if version is not None:
                 versions.append(version)
-            elif name not in _COMPANIONS:
-                skipped.append(name)
-        return cls(path.name, path, tuple(sorted(versions)), tuple(skipped))
+            elif inner not in _COMPANIONS:
+                skipped.append(inner)
+        name = os.path.basename(os.path.abspath(path))
+        return cls(name, path, tuple(sorted(versions)), tuple(skipped))
 
     def version_path(self, version: int) -> Path:
         """The folder of one version."""
@@ -57,7 +59,6 @@ class Repositories:
     def __init__(self, paths: Sequence[Path]) -> None:
         """paths: looked at when asked, not now. A folder that is given twice counts once."""
         self._paths = tuple({path.resolve(): path for path in paths}.values())
-        self._warned: set[Path] = set()
 
     def scan(self) -> dict[str, ModelFolder]:
         """All models by name, except those whose name is in two repositories.
@@ -65,7 +66,7 @@ class Repositories:
         Raises INVALID_ARG if a repository's folder is missing or cannot be read.
         """
         return {
-            name: self._model(places[0])
+            name: ModelFolder.at(places[0])
             for name, places in sorted(self._places().items())
             if len(places) == 1
         }
@@ -75,7 +76,7 @@ class Repositories:
         return {name: places for name, places in self._places().items() if len(places) > 1}
 
     def find(self, name: str) -> ModelFolder:
-        """The folder of one model.
+        """The folder of one model; logs a warning for each folder in it that is skipped.
 
         Raises INVALID_ARG for a name that cannot be one or that two repositories have, NOT_FOUND
         if no repository has it.
@@ -87,26 +88,17 @@ class Repositories:
             raise _unknown(name, sorted(places), self._paths)
         if len(found) > 1:
             raise duplicate(name, found)
-        return self._model(found[0])
+        folder = ModelFolder.at(found[0])
+        for skipped in folder.skipped:
+            logger.warning("model '%s': '%s' is no version number, skipped", name, skipped)
+        return folder
 
     def _places(self) -> dict[str, list[Path]]:
         places: dict[str, list[Path]] = {}
         for repository in self._paths:
-            for name in _subfolders(repository):
+            for name in subfolders(repository):
                 places.setdefault(name, []).append(repository / name)
         return places
-
-    def _model(self, path: Path) -> ModelFolder:
-        folder = ModelFolder.at(path)
-        # Polling scans again and again: one warning for each model is enough.
-        if folder.skipped and path not in self._warned:
-            self._warned.add(path)
-            logger.warning(
-                "model '%s': skipped %s, which are no version numbers",
-                folder.name,
-                ", ".join(f"'{name}'" for name in folder.skipped),
-            )
-        return folder
 
 
 def version_number(name: str) -> int | None:
@@ -127,8 +119,11 @@ def duplicate(name: str, places: Sequence[Path]) -> NaiadError:
     )
 
 
-def _subfolders(path: Path) -> list[str]:
-    """Names of the visible folders in `path`, sorted; links to folders count."""
+def subfolders(path: Path) -> list[str]:
+    """Names of the visible folders in `path`, sorted; links to folders count.
+
+    Raises INVALID_ARG if it is no folder or cannot be read.
+    """
     try:
         entries = sorted(path.iterdir())
         return [e.name for e in entries if not e.name.startswith(".") and e.is_dir()]
@@ -153,5 +148,11 @@ def _check_name(name: str) -> None:
 def _unknown(name: str, known: Sequence[str], paths: Sequence[Path]) -> NaiadError:
     close = difflib.get_close_matches(name, known, 1)
     where = ", ".join(f"'{path}'" for path in paths)
-    hint = f"did you mean '{close[0]}'?" if close else f"its folder must lie in {where}"
+    hint = (
+        f"did you mean '{close[0]}'?"
+        if close
+        else f"its folder must lie in {where}"
+        if where
+        else ""
+    )
     return not_found(f"no repository has a model '{name}'", hint=hint)

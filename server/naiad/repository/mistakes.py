@@ -34,9 +34,11 @@ class Mistake:
 
 
 class ConfigError(NaiadError):
-    """All mistakes of one configuration as one INVALID_ARG; `field` is the first one's place."""
+    """All mistakes of one configuration as one error; `field` is the first one's place."""
 
-    def __init__(self, file: str, mistakes: Sequence[Mistake]) -> None:
+    def __init__(
+        self, file: str, mistakes: Sequence[Mistake], code: Code = Code.INVALID_ARG
+    ) -> None:
         """file: the configuration's name relative to the model's folder.  mistakes: at least one,
         reported in the order of their lines."""
         self.file = file
@@ -50,7 +52,7 @@ class ConfigError(NaiadError):
                 for mistake in self.mistakes
             )
             message, hint = f"{len(self.mistakes)} mistakes: {listed}", ""
-        super().__init__(Code.INVALID_ARG, message, field=place(file, first.line), hint=hint)
+        super().__init__(code, message, field=place(file, first.line), hint=hint)
 
 
 def place(file: str, line: int) -> str:

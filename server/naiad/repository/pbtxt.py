@@ -85,7 +85,7 @@ def parse(text: str, file: str = "config.pbtxt") -> tuple[pb.ModelConfig, dict[s
 def scan(text: str) -> Scan:
     """Lines and mistakes of a text, whatever it holds. Never raises."""
     scanner = _Scanner(text)
-    scanner.body(pb.ModelConfig.DESCRIPTOR, "", None)
+    scanner.body(schema.MODEL_CONFIG, "", None)
     return scanner.result
 
 
@@ -115,6 +115,7 @@ class _Scanner:
         self._around: list[Descriptor] = []
         self._open_lists = 0
         self._ended = False
+        self._cut_lines: set[int] = set()
 
     # -- tokens
 
@@ -144,7 +145,8 @@ class _Scanner:
 
     def _unclosed(self, path: str, opener: Token) -> None:
         """At the end of the file only the innermost open bracket is worth a report."""
-        if not self._ended:
+        # A string that runs to the end of its line hides the brackets in it.
+        if not self._ended and opener.line not in self._cut_lines:
             closer = _CLOSER[opener.text]
             self._add(path, f"'{opener.text}' is never closed", opener.line, f"add '{closer}'")
         self._ended = not self._token.text
@@ -201,12 +203,12 @@ class _Scanner:
         if not self._accept(","):
             self._accept(";")
 
-    def _known_field(
-        self, field: FieldDescriptor, path: str, name: Token, given: "_Given"
-    ) -> None:
+    def _known_field(self, field: FieldDescriptor, path: str, name: Token, given: "_Given") -> None:
         self.result.lines.setdefault(path, name.line)
         if not self._accept(":") and not schema.is_message(field):
-            self._add(path, f"':' is missing after '{name.text}'", name.line, f"write '{name.text}: …'")
+            self._add(
+                path, f"':' is missing after '{name.text}'", name.line, f"write '{name.text}: …'"
+            )
         if field.is_repeated:
             self._repeated(field, path, given)
             return
@@ -257,14 +259,16 @@ class _Scanner:
         lines = self.result.lines
         for path in list(lines)[before:]:
             own = path.removeprefix(numbered).removeprefix(".value")
-            lines[keyed + own] = lines[path]
+            lines.setdefault(keyed + own, lines[path])
 
     # -- values
 
     def _value(self, field: FieldDescriptor, path: str) -> object:
         """One value of the field's type: fields for a message, None where it is wrong."""
         token = self._token
-        if token.text in _ENDS or (self._starts_field() and token.line > self._tokens[self._at - 1].line):
+        if token.text in _ENDS or (
+            self._starts_field() and token.line > self._tokens[self._at - 1].line
+        ):
             previous = self._tokens[self._at - 1]
             self._add(path, "the value is missing", previous.line)
             return None
@@ -273,7 +277,7 @@ class _Scanner:
                 self._add(path, f"expected '{{', found {token.shown}", token.line)
                 self._skip_value(path)
                 return None
-            return self.body(field.message_type, path, self._next())
+            return self.body(schema.inner(field), path, self._next())
         if token.text in _CLOSER:
             self.result.mistakes.append(schema.wrong_type(field, path, token.shown, token.line))
             self._skip_bracket(path, self._next())
@@ -304,7 +308,13 @@ class _Scanner:
         """The bytes of one quoted piece; empty where it is wrong."""
         if not _WHOLE_STRING.fullmatch(token.text):
             quote = token.text[0]
-            self._add(path, f"the string {token.shown} is never closed", token.line, f"add {quote}")
+            self._add(
+                path,
+                f"the string {token.shown} is never closed",
+                token.line,
+                f"end it with {quote}",
+            )
+            self._cut_lines.add(token.line)
             return b""
         for escape in _ESCAPE.finditer(token.text):
             if not _is_escape(*escape.groups()):

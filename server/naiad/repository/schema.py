@@ -5,11 +5,13 @@ Reads protobuf descriptors; knows nothing of tokens, nodes or files.
 
 import difflib
 from collections.abc import Iterable
-from os.path import commonprefix
+from typing import cast
 
 from google.protobuf.descriptor import Descriptor, EnumDescriptor, FieldDescriptor
+from google.protobuf.message import Message
 
 from naiad.repository.mistakes import Mistake, member
+from naiad_proto import model_config_pb2 as pb
 
 # Names that people write for fields that are called otherwise.
 _ALIASES = {"shape": "dims", "type": "data_type", "datatype": "data_type"}
@@ -30,6 +32,20 @@ _EXPECTED = {
 }
 
 
+def descriptor(message: Message | type[Message]) -> Descriptor:
+    """The message's descriptor; the type stubs name two classes of them."""
+    return cast(Descriptor, message.DESCRIPTOR)
+
+
+MODEL_CONFIG = descriptor(pb.ModelConfig)
+"""Where every walk starts."""
+
+
+def inner(field: FieldDescriptor) -> Descriptor:
+    """What a message field holds; for a map, its entries."""
+    return cast(Descriptor, field.message_type)
+
+
 def is_message(field: FieldDescriptor) -> bool:
     """Whether the field's value has fields of its own."""
     return field.message_type is not None
@@ -40,18 +56,15 @@ def is_map(field: FieldDescriptor) -> bool:
     return field.message_type is not None and bool(field.message_type.GetOptions().map_entry)
 
 
-def expected(field: FieldDescriptor) -> str:
-    """The field's type in words."""
-    if field.enum_type is not None:
-        return f"one of {', '.join(field.enum_type.values_by_name)}"
-    return _EXPECTED.get(field.type, "an integer")
-
-
 def wrong_type(field: FieldDescriptor, path: str, found: str, line: int, hint: str = "") -> Mistake:
     """The mistake of a value that is not of the field's type. `found`: the value as written."""
-    if field.enum_type is not None and not hint:
-        hint = _did_you_mean(found.strip("\"'").upper(), field.enum_type.values_by_name)
-    return Mistake(path, f"expected {expected(field)}, found {found}", hint, line)
+    if field.enum_type is None:
+        expected = _EXPECTED.get(field.type, "an integer")
+        return Mistake(path, f"expected {expected}, found {found}", hint, line)
+    names = field.enum_type.values_by_name
+    close = _did_you_mean(found.strip("\"'").upper(), names)
+    choices = f"use one of {', '.join(names)}"
+    return Mistake(path, f"unknown value {found}", hint or close or choices, line)
 
 
 def out_of_range(field: FieldDescriptor, path: str, value: int, line: int) -> Mistake | None:
@@ -89,16 +102,18 @@ def given_twice(path: str, first_line: int, line: int) -> Mistake:
 
 def one_of_many(path: str, field: FieldDescriptor, other: str, line: int) -> Mistake:
     """The mistake of a field beside another one that excludes it."""
-    choices = [choice.name for choice in field.containing_oneof.fields]
-    return Mistake(
-        path, f"cannot be given together with '{other}'", f"keep one of {', '.join(choices)}", line
-    )
+    message = f"cannot be given together with '{other}'"
+    return Mistake(path, message, f"keep '{other}' or '{field.name}'", line)
 
 
 def enum_prefix(enum: EnumDescriptor) -> str:
     """What all of the enum's names start with, such as `TYPE_`; may be empty."""
-    prefix = commonprefix(list(enum.values_by_name))
-    return prefix[: prefix.rfind("_") + 1]
+    # What the first and the last name in order share, all between them share.
+    first, last = min(enum.values_by_name), max(enum.values_by_name)
+    shared = 0
+    while shared < len(first) and first[shared] == last[shared]:
+        shared += 1
+    return first[: first.rfind("_", 0, shared) + 1]
 
 
 def _did_you_mean(name: str, known: Iterable[str]) -> str:

@@ -1,0 +1,216 @@
+"""`naiad check`: everything that is wrong with a repository, with file and line, without a server.
+
+Goes the way of a load, but does not stop at the first mistake. With backends at hand it also lets
+them complete the configurations from the models' files.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from naiad.repository.config import TEXT_FILE, YAML_FILE, ModelConfig
+from naiad.repository.layout import ModelFolder, Repositories, duplicate, subfolders
+from naiad.repository.mistakes import ConfigError, Mistake, place
+from naiad_backends.errors import NaiadError
+from naiad_backends.registry import BackendRegistry
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """A mistake or a warning and its place. `line` is 0 and `path` empty where there is none."""
+
+    file: Path
+    line: int
+    path: str
+    message: str
+    hint: str = ""
+
+    def __str__(self) -> str:
+        path = f"{self.path}: " if self.path else ""
+        hint = f"; {self.hint}" if self.hint else ""
+        return f"{place(str(self.file), self.line)}: {path}{self.message}{hint}"
+
+
+@dataclass(slots=True)
+class ModelReport:
+    """What was found about one model.
+
+    file: its configuration, or its folder if it has none.
+    completed: the configuration as it would be served, as config.pbtxt; as far as it came.
+    """
+
+    name: str
+    file: Path
+    mistakes: list[Finding] = field(default_factory=list)
+    warnings: list[Finding] = field(default_factory=list)
+    completed: str = ""
+
+
+def check(
+    paths: Sequence[Path],
+    backends: BackendRegistry | None,
+    models: Sequence[str] = (),
+    config_name: str = "",
+) -> list[ModelReport]:
+    """One report for each model, sorted by name.
+
+    paths: repositories, or folders of single models.  backends: None leaves out what only a
+    backend can tell.  models: check only these.
+    Raises INVALID_ARG for a path that is no folder, NOT_FOUND for a model that is nowhere.
+    """
+    single = [path for path in paths if _is_model(path)]
+    repositories = Repositories([path for path in paths if path not in single])
+    folders = {folder.name: folder for folder in map(ModelFolder.at, single)}
+    duplicates = repositories.duplicates()
+    folders |= repositories.scan()
+    for name in models:
+        if name not in folders and name not in duplicates:
+            repositories.find(name)
+    reports = [_check_model(folder, backends, config_name) for folder in folders.values()]
+    reports += [_duplicate_report(name, places) for name, places in duplicates.items()]
+    wanted = [report for report in reports if not models or report.name in models]
+    return sorted(wanted, key=lambda report: report.name)
+
+
+def render(reports: Sequence[ModelReport]) -> str:
+    """The reports as text: one line a finding, the completed configurations, and a summary."""
+    lines: list[str] = []
+    for report in reports:
+        lines += [str(finding) for finding in report.mistakes]
+        lines += [f"warning: {finding}" for finding in report.warnings]
+        if report.completed and not report.mistakes:
+            lines += ["", f"# {report.name}: completed configuration", report.completed]
+    counts = (
+        (len(reports), "model"),
+        (sum(len(report.mistakes) for report in reports), "mistake"),
+        (sum(len(report.warnings) for report in reports), "warning"),
+    )
+    lines.append(", ".join(f"{n} {noun}{'' if n == 1 else 's'}" for n, noun in counts))
+    return "\n".join(lines) + "\n"
+
+
+def _is_model(path: Path) -> bool:
+    """Whether a folder is a model rather than a repository of models.
+
+    A repository may hold a model whose name is a number, so a version folder only tells if nothing
+    beside or in it looks like a model.
+    """
+    if _has_config(path) or not path.is_dir():
+        return _has_config(path)
+    has_versions = bool(ModelFolder.at(path).versions)
+    return has_versions and not any(_looks_like_model(path / name) for name in subfolders(path))
+
+
+def _looks_like_model(path: Path) -> bool:
+    return _has_config(path) or bool(ModelFolder.at(path).versions)
+
+
+def _has_config(path: Path) -> bool:
+    return (path / TEXT_FILE).is_file() or (path / YAML_FILE).is_file()
+
+
+def _duplicate_report(name: str, places: Sequence[Path]) -> ModelReport:
+    return ModelReport(name, places[0], [_finding(places[0], duplicate(name, places))])
+
+
+def _check_model(
+    folder: ModelFolder, backends: BackendRegistry | None, config_name: str
+) -> ModelReport:
+    report = ModelReport(folder.name, folder.path)
+    report.warnings += _folder_warnings(folder)
+    try:
+        config = ModelConfig.read(folder, config_name)
+    except NaiadError as error:
+        _add(report, folder, error)
+        if not folder.versions:
+            report.mistakes.append(_no_version(folder))
+        return report
+    report.file = _file(folder, config.source.file)
+    report.warnings += [_placed(report.file, one) for one in _config_warnings(config, folder)]
+    config = _completed(config, folder, backends, report)
+    known = {finding.path for finding in report.mistakes if finding.path}
+    report.mistakes += [
+        _placed(report.file, mistake) for mistake in config.mistakes() if mistake.path not in known
+    ]
+    report.mistakes.sort(key=lambda finding: finding.line)
+    report.completed = config.to_text()
+    return report
+
+
+def _completed(
+    config: ModelConfig, folder: ModelFolder, backends: BackendRegistry | None, report: ModelReport
+) -> ModelConfig:
+    """The configuration after as many stages as it bears; what stops it goes into the report."""
+    try:
+        newest = config.versions(folder.versions)[-1]
+        config = config.with_backend(folder, newest)
+    except NaiadError as error:
+        _add(report, folder, error)
+        return config
+    refused = config.refused()
+    if refused is not None:
+        _add(report, folder, refused)
+        return config
+    if backends is None:
+        return config
+    try:
+        backend = backends.get(config.backend)
+        found = backend.complete(config.spec(newest, folder))
+    except NaiadError as error:
+        _add(report, folder, error)
+        return config
+    if found is not None:
+        config = config.with_completion(found)
+    return config.with_defaults(backend.gpus(), backend.default_cpu_instances)
+
+
+def _folder_warnings(folder: ModelFolder) -> Iterator[Finding]:
+    for name in folder.skipped:
+        yield Finding(
+            folder.path / name,
+            0,
+            "",
+            "this folder is skipped: its name is no version number",
+            "use digits without leading zeros, such as 1",
+        )
+    if (folder.path / "config.yml").is_file():
+        yield Finding(
+            folder.path / "config.yml", 0, "", "this file is not read", f"rename it to {YAML_FILE}"
+        )
+
+
+def _config_warnings(config: ModelConfig, folder: ModelFolder) -> Iterator[Mistake]:
+    yield from config.ignored_mistakes()
+    missing = config.missing_versions(folder.versions)
+    if missing:
+        listed = ", ".join(map(str, missing))
+        yield from config.source.placed(
+            [Mistake("version_policy.specific.versions", f"there is no folder for {listed}")]
+        )
+
+
+def _no_version(folder: ModelFolder) -> Finding:
+    return Finding(
+        folder.path, 0, "", "has no version folder", f"put the model's files into {folder.name}/1"
+    )
+
+
+def _add(report: ModelReport, folder: ModelFolder, error: NaiadError) -> None:
+    if isinstance(error, ConfigError):
+        file = _file(folder, error.file)
+        report.mistakes += [_placed(file, mistake) for mistake in error.mistakes]
+    else:
+        report.mistakes.append(_finding(report.file, error))
+
+
+def _finding(file: Path, error: NaiadError) -> Finding:
+    return Finding(file, 0, error.field, error.message, error.hint)
+
+
+def _placed(file: Path, mistake: Mistake) -> Finding:
+    return Finding(file, mistake.line, mistake.path, mistake.message, mistake.hint)
+
+
+def _file(folder: ModelFolder, name: str) -> Path:
+    """The configuration's file, or the model's folder where there is none."""
+    return folder.path / name if (folder.path / name).is_file() else folder.path

@@ -1,0 +1,74 @@
+"""The one table of configuration fields that this server reads but does not act on yet.
+
+Refused: the model could not work without them. Ignored: it works, only less well or less visibly.
+"""
+
+from collections.abc import Iterator, Mapping
+
+from google.protobuf.message import Message
+
+from naiad.repository.mistakes import Mistake, item, member
+from naiad_proto import model_config_pb2 as pb
+
+_REFUSED = {
+    "sequence_batching": "sequence batching is not available yet",
+    "ensemble_scheduling": "ensembles are not available yet",
+    "batch_input": "inputs made by the batcher are not available yet",
+    "batch_output": "outputs split by the batcher are not available yet",
+    "model_repository_agents.agents": "repository agents are not available yet",
+}
+
+_IGNORED = {
+    "dynamic_batching": "requests run one by one",
+    "response_cache.enable": "nothing is cached",
+    "model_warmup": "the first requests are the warm-up",
+    "model_transaction_policy.decoupled": "each request gets exactly one response",
+    "instance_group.rate_limiter": "an instance runs whenever it is idle",
+    "instance_group.host_policy": "instances run on any core",
+    "instance_group.secondary_devices": "instances run on their main device only",
+    "input.allow_ragged_batch": "each request is a batch of its own",
+    "output.label_filename": "outputs are not classified",
+    "optimization.priority": "all models have the same priority",
+    "optimization.cuda": "no CUDA graphs are captured",
+    "optimization.eager_batching": "requests run one by one",
+    "optimization.gather_kernel_buffer_threshold": "requests run one by one",
+    "model_operations.op_library_filename": "no operator library is loaded",
+    "cc_model_filenames": "the default file runs on every GPU",
+    "metric_tags": "metrics carry no tags",
+    "model_metrics": "metrics keep their own buckets",
+    "runtime": "the backend chooses its own",
+}
+
+
+def refused(message: pb.ModelConfig) -> list[Mistake]:
+    """What stands in the way of serving this model at all."""
+    return list(_found(message, _REFUSED, "remove it, or serve this model elsewhere"))
+
+
+def ignored(message: pb.ModelConfig) -> list[Mistake]:
+    """What is accepted without effect."""
+    return [
+        Mistake(mistake.path, f"accepted, but has no effect yet: {mistake.message}")
+        for mistake in _found(message, _IGNORED, "")
+    ]
+
+
+def _found(message: pb.ModelConfig, table: Mapping[str, str], hint: str) -> Iterator[Mistake]:
+    for path, text in table.items():
+        for place in _places(message, path.split("."), ""):
+            yield Mistake(place, text, hint)
+
+
+def _places(message: Message, steps: list[str], path: str) -> Iterator[str]:
+    """Paths at which the field is set to something else than its default."""
+    name, rest = steps[0], steps[1:]
+    field = message.DESCRIPTOR.fields_by_name[name]
+    value = getattr(message, name)
+    own = member(path, name)
+    if rest and field.is_repeated:
+        for index, element in enumerate(value):
+            yield from _places(element, rest, item(own, index))
+    elif rest:
+        yield from _places(value, rest, own)
+    elif message.HasField(name) if field.has_presence else bool(value):
+        yield own
