@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import ctypes
 import logging
+import os
 import signal
 import sys
 from collections.abc import Callable
@@ -87,8 +88,8 @@ class Server:
         self.dataplane.started = True
         return addresses
 
-    async def stop(self) -> None:
-        """Stop accepting, finish what is running, unload. Bounded by the exit timeout."""
+    async def stop(self) -> bool:
+        """Stop accepting, finish what is running, unload; False if that took too long."""
         grace = self._settings.exit_timeout_secs
         self.dataplane.stopping = True
         if self._polling is not None:
@@ -99,7 +100,9 @@ class Server:
                 await asyncio.gather(*fronts)
                 await self.lifecycle.close()
         except TimeoutError:
-            logger.warning("gave up on running requests after %d seconds", grace)
+            logger.error("still busy %d seconds after the signal, ending at once", grace)
+            return False
+        return True
 
 
 async def serve(settings: Settings, ready: Callable[[Server, dict[str, str]], None]) -> None:
@@ -122,7 +125,10 @@ async def serve(settings: Settings, ready: Callable[[Server, dict[str, str]], No
                 await starting
         logger.info("shutting down")
     finally:
-        await server.stop()
+        if not await server.stop():
+            # A thread that does not come back would hold up an ordinary exit for ever.
+            logging.shutdown()
+            os._exit(1)
 
 
 def run(settings: Settings, ready: Callable[[Server, dict[str, str]], None]) -> None:

@@ -78,14 +78,12 @@ class InstanceThreads:
         self._waking = False
         self._finished = finished
         self._loop = asyncio.get_running_loop()
-        self._threads = [
-            threading.Thread(
-                target=self._work, args=(instance,), name=f"{name}#{number}", daemon=True
+        self._ended = [asyncio.Event() for _ in instances]
+        for number, (instance, ended) in enumerate(zip(instances, self._ended, strict=True)):
+            work = threading.Thread(
+                target=self._work, args=(instance, ended), name=f"{name}#{number}", daemon=True
             )
-            for number, instance in enumerate(instances)
-        ]
-        for thread in self._threads:
-            thread.start()
+            work.start()
 
     def submit(self, job: Job) -> None:
         """Queue a job for the next free instance."""
@@ -93,17 +91,18 @@ class InstanceThreads:
 
     async def stop(self) -> None:
         """End the threads; the queue must be empty by now."""
-        for _ in self._threads:
+        for _ in self._ended:
             self._queue.put(None)
-        for thread in self._threads:
-            await asyncio.to_thread(thread.join)
+        for ended in self._ended:
+            await ended.wait()
 
-    def _work(self, instance: Instance) -> None:
+    def _work(self, instance: Instance, ended: asyncio.Event) -> None:
         while (job := self._queue.get()) is not None:
             # Nobody waits for a cancelled job, so it must not cost an execution.
             if job.future is None or not job.future.cancelled():
                 run(instance, job)
             self._deliver(job)
+        self._loop.call_soon_threadsafe(ended.set)
 
     def _deliver(self, job: Job) -> None:
         # The order matters: append, then look at the flag. The loop clears the flag before it

@@ -6,10 +6,11 @@ serves until its successor is ready; a load that fails changes nothing but the n
 
 import asyncio
 import logging
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Coroutine, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import partial
 from typing import TypeVar
 
 from naiad.core import model as models
@@ -71,7 +72,7 @@ class Lifecycle:
         self._threads = ThreadPoolExecutor(options.thread_count, "naiad-load")
         self._locks: dict[str, asyncio.Lock] = {}
         self._loaded: dict[str, Fingerprint] = {}
-        self._retiring: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
         self._closed = False
 
     # -- on demand
@@ -80,10 +81,14 @@ class Lifecycle:
         """Bring a model to what is on disk; nothing to do if it already is.
 
         Returns when every version that its policy selects is ready. Raises NaiadError with the
-        cause, and then what served before goes on serving.
+        cause, and then what served before goes on serving. A caller that is cancelled does not
+        stop the load: half a load would leave the model in no state at all.
         """
         if self._closed:
             raise unavailable("the server is shutting down")
+        await asyncio.shield(self._background(self._load_in_turn(name)))
+
+    async def _load_in_turn(self, name: str) -> None:
         async with self._locks.setdefault(name, asyncio.Lock()):
             try:
                 await self._load(name)
@@ -149,7 +154,11 @@ class Lifecycle:
         poller = Poller(await self._in_thread(self._fingerprints))
         while True:
             await asyncio.sleep(seconds)
-            changes = poller.observe(await self._in_thread(self._fingerprints))
+            try:
+                changes = poller.observe(await self._in_thread(self._fingerprints))
+            except NaiadError as error:
+                logger.error("the repositories cannot be read now: %s", error)
+                continue
             for name in sorted(changes.removed):
                 await self.unload(name)
             await self.load_all(changes.added | changes.modified)
@@ -161,9 +170,9 @@ class Lifecycle:
         """Unload everything, waiting for the requests that are running."""
         self._closed = True
         await asyncio.gather(*map(self.unload, self._registry.names()))
-        if self._retiring:
-            await asyncio.wait(self._retiring)
-        self._threads.shutdown()
+        while self._tasks:
+            await asyncio.wait(self._tasks)
+        await asyncio.to_thread(self._threads.shutdown)
 
     # -- one load
 
@@ -221,7 +230,7 @@ class Lifecycle:
     ) -> list[LoadedModel]:
         """All of them or none: raises INVALID_ARG with each failed version's reason."""
         results = await asyncio.gather(
-            *(self._in_thread(lambda p=p: models.load(p.backend, p.config, p.spec)) for p in plans),
+            *(self._in_thread(partial(models.load, p.backend, p.config, p.spec)) for p in plans),
             return_exceptions=True,
         )
         reasons: dict[str, str] = {}
@@ -264,9 +273,19 @@ class Lifecycle:
             await asyncio.to_thread(served.close)
             gone()
 
-        task = asyncio.get_running_loop().create_task(wait())
-        self._retiring.add(task)
-        task.add_done_callback(self._retiring.discard)
+        self._background(wait())
+
+    def _background(self, work: Coroutine[None, None, None]) -> asyncio.Task[None]:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+        return task
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled():
+            # Looking at the exception marks it as seen, in case nobody waits for it any more.
+            task.exception()
 
     async def _in_thread(self, work: Callable[[], T]) -> T:
         """Run on a loader thread; anything that is no NaiadError becomes INTERNAL."""

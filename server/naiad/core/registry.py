@@ -74,6 +74,9 @@ class Registry:
                 entry = record.versions.get(version)
                 if entry is not None and entry.model is not None:
                     return entry.model
+                plain = _version_number(version)
+                if plain != version:
+                    return self.find(name, plain)
         raise self._missing(name, version)
 
     def _missing(self, name: str, version: str) -> NaiadError:
@@ -81,7 +84,7 @@ class Registry:
         record = self._models.get(name)
         if record is None:
             return not_found(f"unknown model '{name}'", hint="see POST /v2/repository/index")
-        if number is None:
+        if not number:
             reasons = {v.reason for v in record.versions.values() if v.reason} or {record.failure}
             return not_found(
                 f"model '{name}' has no version that is ready", hint=", ".join(sorted(reasons))
@@ -92,8 +95,6 @@ class Registry:
                 f"model '{name}' has no version {number}",
                 hint=f"known versions are {', '.join(sorted(record.versions, key=int)) or 'none'}",
             )
-        if entry.model is not None:
-            return invalid(f"version '{version}' is not written as {number}", field="version")
         return unavailable(
             f"version {number} of model '{name}' is {entry.state}"
             + (f": {entry.reason}" if entry.reason else "")
@@ -166,13 +167,13 @@ class Registry:
         record.default = ready[-1] if ready else None
 
 
-def _version_number(version: str) -> str | None:
-    """The version in plain digits, None if none was named."""
+def _version_number(version: str) -> str:
+    """The version in plain digits, empty if none was named."""
     if not version:
-        return None
-    if not (version.isascii() and version.isdigit()) or int(version) >= 2**63:
+        return ""
+    if not (version.isascii() and version.isdigit()) or len(version) > 30 or int(version) >= 2**63:
         raise invalid(
-            f"version '{version}' is not a number from 0 to 2^63-1",
+            f"version '{version[:40]}' is not a number from 0 to 2^63-1",
             field="version",
             hint="leave it out for the newest version",
         )
