@@ -111,9 +111,14 @@ class Tensor:
                 wire = b""
             else:
                 little = array.astype(DATATYPES[self.datatype].numpy, copy=False)
-                wire = memoryview(np.ascontiguousarray(little)).cast("B")
+                wire = np.ascontiguousarray(little).data.cast("B")
             self._wire = wire
         return wire
+
+    @property
+    def encoded(self) -> bool:
+        """Whether `wire()` costs nothing, because the tensor was received or sent before."""
+        return self._wire is not None
 
     def renamed(self, name: str) -> "Tensor":
         """The same tensor under another name; shares the memory and the forms made so far."""

@@ -118,7 +118,5 @@ def _check(spec: ModelSpec) -> None:
 def _whole_number(spec: ModelSpec, key: str) -> int:
     text = spec.parameters.get(key, "0")
     if not (text.isascii() and text.isdigit()):
-        raise invalid(
-            f"'{text}' is not a whole number of 0 or more", field=f'parameters["{key}"]'
-        )
+        raise invalid(f"'{text}' is not a whole number of 0 or more", field=f'parameters["{key}"]')
     return int(text)

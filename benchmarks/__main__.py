@@ -1,0 +1,223 @@
+"""`python -m benchmarks`: options, the servers of the run, and where the report goes."""
+
+import os
+import platform
+import shlex
+import sys
+import tempfile
+from contextlib import AbstractContextManager, ExitStack
+from pathlib import Path
+
+import click
+
+from benchmarks import measure, peers, report, repositories, servers, workloads
+from benchmarks.bodies import PROTOCOLS
+from benchmarks.errors import BenchmarkError
+from benchmarks.servers import Server
+from naiad.repository.fetch import assemble
+from naiad.settings import cache_folder
+from naiad_backends.errors import NaiadError
+
+_EXAMPLES = {"magika": "magika", "silero": "silero_vad"}
+"""Folder of each model's weights in model_repository/."""
+_UNITS = {"K": 1 << 10, "M": 1 << 20}
+
+
+class CommaList(click.ParamType[list[str]]):
+    """Values with commas between them, each one of `choices` if there are any."""
+
+    name = "a,b"
+
+    def __init__(self, choices: tuple[str, ...] = ()) -> None:
+        self._choices = choices
+
+    def convert(
+        self, value: str, param: click.Parameter | None, ctx: click.Context | None
+    ) -> list[str]:
+        """The values; none for an empty text."""
+        values = [each for each in value.split(",") if each]
+        for each in values:
+            if self._choices and each not in self._choices:
+                self.fail(f"{each!r} is not one of {', '.join(self._choices)}", param, ctx)
+        return values
+
+
+@click.command()
+@click.option("--models", type=CommaList(workloads.MODELS), default="identity", show_default=True)
+@click.option(
+    "--protocols", type=CommaList(PROTOCOLS), default=",".join(PROTOCOLS), show_default=True
+)
+@click.option("--concurrency", type=CommaList(), default="1,4,16,64", show_default=True)
+@click.option(
+    "--payloads",
+    type=CommaList(),
+    default="64,1M,16M",
+    show_default=True,
+    help="Sizes of identity's tensor in bytes; K and M are powers of 1024.",
+)
+@click.option("--peers", "peer_names", type=CommaList(peers.NAMES), default="triton,mlserver")
+@click.option("--naiad/--no-naiad", "with_naiad", default=True, help="Measure Naiad itself.")
+@click.option("--rounds", default=3, show_default=True, help="Times that the servers take turns.")
+@click.option("--duration", default=3.0, show_default=True, help="Seconds per measurement.")
+@click.option("--batching", is_flag=True, help="Dynamic batching in Naiad and Triton.")
+@click.option("--pin", is_flag=True, help="Servers on the first CPU, the client on the second.")
+@click.option(
+    "--peers-home",
+    type=click.Path(path_type=Path),
+    default=Path.home() / ".cache" / "naiad-peers",
+    help="Where the peers' environments are kept.",
+)
+@click.option("--json", "json_file", type=click.Path(path_type=Path), help="Every sample.")
+@click.option("--markdown", "markdown_file", type=click.Path(path_type=Path), help="The report.")
+def main(
+    models: list[str],
+    protocols: list[str],
+    concurrency: list[str],
+    payloads: list[str],
+    peer_names: list[str],
+    with_naiad: bool,
+    rounds: int,
+    duration: float,
+    batching: bool,
+    pin: bool,
+    peers_home: Path,
+    json_file: Path | None,
+    markdown_file: Path | None,
+) -> None:
+    """Measures Naiad and its peers under equal load, in turns, and prints a markdown report."""
+    names = ["naiad"] * with_naiad + peer_names
+    with ExitStack() as stack:
+        try:
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="benchmark-")))
+            onnx_files = _fetched(models, folder / "weights")
+            cells = _cells(models, protocols, concurrency, payloads, onnx_files)
+            started = [
+                stack.enter_context(
+                    _start(
+                        name, folder, models, onnx_files, batching, peers_home, "0" if pin else ""
+                    )
+                )
+                for name in names
+            ]
+        except (BenchmarkError, NaiadError) as error:
+            raise click.ClickException(str(error)) from error
+        if pin:
+            os.sched_setaffinity(0, {1})
+        facts = _facts(started, rounds, duration)
+        results = [_measured(cell, started, rounds, duration) for cell in cells]
+    reference = "triton" if "triton" in names else names[0]
+    text = report.markdown(results, facts, reference)
+    click.echo(text)
+    if markdown_file:
+        markdown_file.write_text(text)
+    if json_file:
+        json_file.write_text(report.as_json(results, facts))
+
+
+def _fetched(models: list[str], folder: Path) -> dict[str, Path]:
+    """The ONNX files of the models that have one, put into `folder` by the project's own fetch."""
+    wanted = {model: _EXAMPLES[model] for model in models if model in _EXAMPLES}
+    if wanted:
+        examples = Path(__file__).parent.parent / "model_repository"
+        assemble(examples, folder, cache_folder(), list(wanted.values()), echo=_progress)
+    return {model: folder / example / "1" / "model.onnx" for model, example in wanted.items()}
+
+
+def _progress(text: str) -> None:
+    print(text, file=sys.stderr)
+
+
+def _cells(
+    models: list[str],
+    protocols: list[str],
+    concurrency: list[str],
+    payloads: list[str],
+    onnx_files: dict[str, Path],
+) -> list[measure.Cell]:
+    sizes = {"identity": [_bytes(text) for text in payloads]}
+    return [
+        measure.Cell(work, protocol, _clients(clients))
+        for model in models
+        for work in [workloads.make(model, size, onnx_files) for size in sizes.get(model, [0])]
+        for protocol in protocols
+        for clients in concurrency
+    ]
+
+
+def _clients(text: str) -> int:
+    if not text.isdigit() or int(text) == 0:
+        raise BenchmarkError(f"concurrency {text!r}: give a number of clients from 1 up")
+    return int(text)
+
+
+def _bytes(text: str) -> int:
+    number, unit = (text[:-1], _UNITS[text[-1]]) if text[-1] in _UNITS else (text, 1)
+    if not number.isdigit() or int(number) * unit % 4:
+        raise BenchmarkError(f"payload {text!r}: give a multiple of 4 bytes such as 64, 1K or 16M")
+    return int(number) * unit
+
+
+def _start(
+    name: str,
+    folder: Path,
+    models: list[str],
+    onnx_files: dict[str, Path],
+    batching: bool,
+    peers_home: Path,
+    cores: str,
+) -> AbstractContextManager[Server]:
+    """Writes the server's repository into a folder of its own and starts it there."""
+    repository = folder / name
+    ports = servers.free_ports()
+    if name == "mlserver":
+        repositories.write_mlserver(repository, models, onnx_files)
+        command = peers.mlserver(peers_home, repository, ports)
+    elif name == "triton":
+        repositories.write_triton(repository, models, onnx_files, batching)
+        command = peers.triton(peers_home, repository, ports)
+    else:
+        repositories.write_naiad(repository, models, onnx_files, batching)
+        command = _naiad(repository, ports)
+    return servers.running(name, command, ports, folder / f"{name}.log", cores)
+
+
+def _naiad(repository: Path, ports: peers.Ports) -> peers.Command:
+    executable = Path(sys.executable).with_name("naiad")
+    if not executable.is_file():
+        raise BenchmarkError(f"there is no {executable}: install the project, or use --no-naiad")
+    argv = [str(executable), "serve", "--model-repository", str(repository)]
+    return peers.Command(
+        [*argv, "--http-port", str(ports.http), "--grpc-port", str(ports.grpc)], {}
+    )
+
+
+def _measured(
+    cell: measure.Cell, started: list[Server], rounds: int, duration: float
+) -> tuple[measure.Cell, dict[str, measure.Series]]:
+    where = f"{cell.workload.model} {cell.protocol} {report.size_text(cell.workload.payload)}"
+    title = f"{where} c={cell.concurrency}"
+
+    def say(text: str) -> None:
+        _progress(f"{title} {text}")
+
+    return cell, measure.run_cell(cell, started, rounds, duration, say)
+
+
+def _facts(started: list[Server], rounds: int, duration: float) -> dict[str, str]:
+    return {
+        "command": f"python -m benchmarks {shlex.join(sys.argv[1:])}",
+        "machine": f"{os.cpu_count()} CPUs, {_processor()}, Linux {platform.release()}",
+        "Python": platform.python_version(),
+        "servers": ", ".join(f"{each.name} {each.version()}" for each in started),
+        "rounds": f"{rounds} of {duration:g} s, servers in turns, client on the same machine",
+    }
+
+
+def _processor() -> str:
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,116 @@
+"""Requests as the bytes that travel, and answers back to arrays, for each of the three protocols.
+
+Follows the KServe v2 protocol with Triton's binary tensor extension. Knows nothing of sockets.
+"""
+
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import orjson
+
+from benchmarks.errors import BenchmarkError
+from benchmarks.workloads import DATATYPES, Array, Tensor
+from naiad_proto.grpc_service_pb2 import ModelInferRequest, ModelInferResponse
+
+PROTOCOLS = ("http-json", "http-binary", "grpc")
+HEADER_LENGTH = "Inference-Header-Content-Length"
+GRPC_PATH = "/inference.GRPCInferenceService/ModelInfer"
+GRPC_PREFIX = 5
+"""Bytes before each gRPC message: compressed flag and length."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """A request without its transport: the same for every server of a protocol."""
+
+    path: str
+    headers: Mapping[str, str]
+    body: bytes
+    """For gRPC the message with its five-byte prefix."""
+
+
+def encode(protocol: str, model: str, inputs: tuple[Tensor, ...], output: str) -> Request:
+    """A request for `output` of `model`; protocol is one of PROTOCOLS."""
+    if protocol == "grpc":
+        return Request(GRPC_PATH, {}, _grpc_frame(model, inputs, output))
+    path = f"/v2/models/{model}/infer"
+    return (_http_json if protocol == "http-json" else _http_binary)(path, inputs, output)
+
+
+def decode(protocol: str, output: str, headers: Mapping[str, str], body: bytes) -> Array:
+    """The tensor `output` of an answer.
+
+    headers: of the HTTP answer, names in lower case; not used for gRPC.
+    body: for gRPC the message without its prefix.
+
+    Raises BenchmarkError if the answer holds no such tensor.
+    """
+    if protocol == "grpc":
+        return _grpc_tensor(output, body)
+    return _http_tensor(output, body, int(headers.get(HEADER_LENGTH.lower(), len(body))))
+
+
+def _http_json(path: str, inputs: tuple[Tensor, ...], output: str) -> Request:
+    described = [{**_described(t), "data": t.array.reshape(-1).tolist()} for t in inputs]
+    body = orjson.dumps({"inputs": described, "outputs": [{"name": output}]})
+    return Request(path, {"Content-Type": "application/json"}, body)
+
+
+def _http_binary(path: str, inputs: tuple[Tensor, ...], output: str) -> Request:
+    described = [
+        {**_described(t), "parameters": {"binary_data_size": t.array.nbytes}} for t in inputs
+    ]
+    asked = [{"name": output, "parameters": {"binary_data": True}}]
+    header = orjson.dumps({"inputs": described, "outputs": asked})
+    headers = {"Content-Type": "application/octet-stream", HEADER_LENGTH: str(len(header))}
+    return Request(path, headers, b"".join([header, *(t.array.tobytes() for t in inputs)]))
+
+
+def _described(tensor: Tensor) -> dict[str, object]:
+    return {
+        "name": tensor.name,
+        "datatype": tensor.datatype,
+        "shape": list(tensor.array.shape),
+    }
+
+
+def _grpc_frame(model: str, inputs: tuple[Tensor, ...], output: str) -> bytes:
+    request = ModelInferRequest(model_name=model)
+    request.outputs.add(name=output)
+    for tensor in inputs:
+        request.inputs.add(name=tensor.name, datatype=tensor.datatype, shape=tensor.array.shape)
+        request.raw_input_contents.append(tensor.array.tobytes())
+    message = request.SerializeToString()
+    return struct.pack(">BI", 0, len(message)) + message
+
+
+def _http_tensor(output: str, body: bytes, header_length: int) -> Array:
+    offset = header_length
+    for found in orjson.loads(body[:header_length]).get("outputs", ()):
+        size = found.get("parameters", {}).get("binary_data_size")
+        if found["name"] == output:
+            data = found["data"] if size is None else body[offset : offset + size]
+            return _array(data, found["datatype"], found["shape"])
+        offset += size or 0
+    raise _no_output(output)
+
+
+def _grpc_tensor(output: str, message: bytes) -> Array:
+    response = ModelInferResponse.FromString(message)
+    for found, raw in zip(response.outputs, response.raw_output_contents, strict=True):
+        if found.name == output:
+            return _array(raw, found.datatype, found.shape)
+    raise _no_output(output)
+
+
+def _array(data: Any, datatype: str, shape: Any) -> Array:
+    dtype = DATATYPES[datatype]
+    flat: Array = np.frombuffer(data, dtype) if isinstance(data, bytes) else np.array(data, dtype)
+    return flat.reshape(tuple(shape))
+
+
+def _no_output(output: str) -> BenchmarkError:
+    return BenchmarkError(f"the answer has no output {output}")

@@ -1,0 +1,112 @@
+"""One figure at a time: check an answer, load the server, count what it used; in rounds.
+
+Owns the order of measurements. Knows nothing of processes, tools and tables.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from benchmarks import bodies, load
+from benchmarks.errors import BenchmarkError
+from benchmarks.servers import Server
+from benchmarks.workloads import Workload
+
+# Bytes of requests in flight at a time. A number takes more memory parsed than as text.
+_IN_FLIGHT_LIMIT = {"http-json": 256 << 20, "http-binary": 1100 << 20, "grpc": 1100 << 20}
+_NO_BINARY = ("mlserver",)
+_SERVES_GRAPH = ("naiad",)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One row of conditions under which all servers are measured."""
+
+    workload: Workload
+    protocol: str
+    concurrency: int
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One server in one cell in one round."""
+
+    rate: float
+    """Requests per second."""
+    p50_ms: float
+    p99_ms: float
+    server_us: float
+    """CPU microseconds per request, all processes of the server."""
+    client_us: float
+    """CPU microseconds per request, the load tool."""
+    requests: int
+    tool: str
+
+
+@dataclass
+class Series:
+    """All rounds of one server in one cell."""
+
+    samples: list[Sample] = field(default_factory=list)
+    failure: str = ""
+    """Why there are no further samples; empty if all went well."""
+
+
+def run_cell(
+    cell: Cell, servers: Sequence[Server], rounds: int, seconds: float, say: Callable[[str], None]
+) -> dict[str, Series]:
+    """Measures the servers in turn, `rounds` times, each for about `seconds`; by server name.
+
+    A failure ends the series of that server in this cell only.
+    """
+    series = {server.name: Series() for server in servers}
+    rates: dict[str, float] = {}
+    for turn in range(rounds):
+        # Every other round backwards, so that no server always follows the same one.
+        for server in servers if turn % 2 == 0 else servers[::-1]:
+            mine = series[server.name]
+            if mine.failure:
+                continue
+            try:
+                sample = _sample(cell, server, seconds, rates.get(server.name))
+            except (BenchmarkError, OSError) as error:
+                mine.failure = str(error).strip() or type(error).__name__
+                say(f"{server.name}: {mine.failure}")
+                continue
+            rates[server.name] = sample.rate
+            mine.samples.append(sample)
+            say(f"{server.name}: {sample.rate:.0f} req/s, {sample.server_us:.0f} us")
+    return series
+
+
+def _sample(cell: Cell, server: Server, seconds: float, rate: float | None) -> Sample:
+    target = _checked_target(cell, server)
+    if rate is None:
+        rate = load.warm_up(target, cell.concurrency)
+    before = server.cpu_seconds()
+    seen = load.measure(target, cell.concurrency, seconds, rate)
+    used = server.cpu_seconds() - before
+    return Sample(
+        rate=seen.rate,
+        p50_ms=seen.p50_ms,
+        p99_ms=seen.p99_ms,
+        server_us=used / seen.requests * 1e6,
+        client_us=seen.client_cpu_s / seen.requests * 1e6,
+        requests=seen.requests,
+        tool=seen.tool,
+    )
+
+
+def _checked_target(cell: Cell, server: Server) -> load.Target:
+    """Asks once and compares the answer, so that no wrong answers are timed."""
+    if cell.protocol == "http-binary" and server.name in _NO_BINARY:
+        raise BenchmarkError("no binary tensor extension over HTTP")
+    work = cell.workload
+    inputs = work.inputs + (work.graph_inputs if server.name in _SERVES_GRAPH else ())
+    request = bodies.encode(cell.protocol, work.model, inputs, work.output)
+    if len(request.body) * cell.concurrency > _IN_FLIGHT_LIMIT[cell.protocol]:
+        size = len(request.body) * cell.concurrency >> 20
+        raise BenchmarkError(f"left out: {size} MiB of requests in flight")
+    ports = server.ports
+    headers, body = load.send_once(cell.protocol, ports.http, ports.grpc, request)
+    work.check(bodies.decode(cell.protocol, work.output, headers, body))
+    return load.Target(cell.protocol, ports.http, ports.grpc, request, len(body))

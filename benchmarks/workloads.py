@@ -1,0 +1,101 @@
+"""What is asked of a model and what it must answer. Knows nothing of protocols and servers."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+
+from benchmarks.errors import BenchmarkError
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+MODELS = ("identity", "magika", "silero")
+DATATYPES: dict[str, np.dtype[Any]] = {
+    "FP32": np.dtype("<f4"),
+    "INT32": np.dtype("<i4"),
+    "INT64": np.dtype("<i8"),
+}
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """A named tensor as the v2 protocol sees it."""
+
+    name: str
+    datatype: str
+    """A key of DATATYPES."""
+    array: Array
+
+
+@dataclass(frozen=True)
+class Workload:
+    """One request, repeated for the whole measurement, and its right answer."""
+
+    model: str
+    payload: int
+    """Size of the first input in bytes."""
+    inputs: tuple[Tensor, ...]
+    """What the client of every server sends."""
+    graph_inputs: tuple[Tensor, ...]
+    """What a server of the bare ONNX file needs besides; the peers' models make it themselves."""
+    output: str
+    """The one output that is asked for."""
+    expected: Array
+    exact: bool
+    """True if the answer must equal `expected` bit for bit."""
+
+    def check(self, answer: Array) -> None:
+        """Raises BenchmarkError unless `answer` has the shape and the values of `expected`."""
+        if answer.shape != self.expected.shape:
+            raise BenchmarkError(f"answer of shape {answer.shape}, not {self.expected.shape}")
+        if self.exact and answer.tobytes() != self.expected.tobytes():
+            raise BenchmarkError("answer differs from the input")
+        if not np.allclose(answer, self.expected, rtol=1e-3, atol=1e-4):
+            raise BenchmarkError("answer differs from onnxruntime's own")
+
+
+def make(model: str, payload: int, onnx_files: dict[str, Path]) -> Workload:
+    """The workload of `model`, one of MODELS.
+
+    payload: bytes of the tensor for identity, a multiple of 4; the other models have their own.
+    onnx_files: file of each model other than identity.
+    """
+    if model == "identity":
+        return _identity(payload)
+    return _magika(onnx_files[model]) if model == "magika" else _silero(onnx_files[model])
+
+
+def _identity(payload: int) -> Workload:
+    # Multiples of 1/1024 have an exact decimal text of at most 12 characters, so that 16 MB of
+    # them stay below the 64 MiB that servers accept as JSON.
+    values = np.random.default_rng(1).integers(0, 1024, (1, payload // 4)) / np.float32(1024)
+    array = values.astype("<f4")
+    inputs = (Tensor("INPUT0", "FP32", array),)
+    return Workload("identity", payload, inputs, (), "OUTPUT0", array, exact=True)
+
+
+def _magika(onnx: Path) -> Workload:
+    content = np.random.default_rng(2).integers(0, 256, (1, 2048), dtype="<i4")
+    inputs = (Tensor("bytes", "INT32", content),)
+    return _graph("magika", onnx, inputs, (), "target_label")
+
+
+def _silero(onnx: Path) -> Workload:
+    time = np.arange(576, dtype="<f4") / 16000
+    inputs = (Tensor("input", "FP32", np.sin(2 * np.pi * 440 * time)[None].astype("<f4")),)
+    state = Tensor("state", "FP32", np.zeros((2, 1, 128), "<f4"))
+    # A scalar in the graph, but a model's configuration has no empty shape.
+    rate = Tensor("sr", "INT64", np.array([16000], "<i8"))
+    return _graph("silero", onnx, inputs, (state, rate), "output")
+
+
+def _graph(
+    model: str, onnx: Path, inputs: tuple[Tensor, ...], rest: tuple[Tensor, ...], output: str
+) -> Workload:
+    session = ort.InferenceSession(onnx, providers=["CPUExecutionProvider"])
+    ranks = {each.name: len(each.shape) for each in session.get_inputs()}
+    feed = {t.name: t.array if ranks[t.name] else t.array.reshape(()) for t in inputs + rest}
+    expected = session.run([output], feed)[0]
+    return Workload(model, inputs[0].array.nbytes, inputs, rest, output, expected, exact=False)

@@ -1,0 +1,58 @@
+"""The generated repositories are what each server reads."""
+
+import json
+from pathlib import Path
+
+import pytest
+from benchmarks import repositories
+from google.protobuf import text_format
+
+from naiad_proto.model_config_pb2 import ModelConfig
+
+MODELS = ["identity", "magika", "silero"]
+
+
+@pytest.fixture
+def onnx_files(tmp_path: Path) -> dict[str, Path]:
+    (tmp_path / "any.onnx").write_bytes(b"graph")
+    return {name: tmp_path / "any.onnx" for name in ("magika", "silero")}
+
+
+def _config(root: Path, model: str) -> ModelConfig:
+    return text_format.Parse((root / model / "config.pbtxt").read_text(), ModelConfig())
+
+
+@pytest.mark.parametrize("batching", [True, False])
+def test_both_triton_forms_parse_and_batch_alike(
+    tmp_path: Path, onnx_files: dict[str, Path], batching: bool
+) -> None:
+    repositories.write_naiad(tmp_path / "naiad", MODELS, onnx_files, batching)
+    repositories.write_triton(tmp_path / "triton", MODELS, onnx_files, batching)
+    for model in ("identity", "magika"):
+        mine, theirs = (_config(tmp_path / name, model) for name in ("naiad", "triton"))
+        assert mine.input == theirs.input
+        assert mine.HasField("dynamic_batching") == theirs.HasField("dynamic_batching") == batching
+        assert mine.max_batch_size == theirs.max_batch_size == 64
+
+
+def test_naiad_serves_the_files_with_its_own_backends(
+    tmp_path: Path, onnx_files: dict[str, Path]
+) -> None:
+    repositories.write_naiad(tmp_path, MODELS, onnx_files, batching=False)
+    backends = [_config(tmp_path, model).backend for model in MODELS]
+    assert backends == ["identity", "onnxruntime", "onnxruntime"]
+    assert (tmp_path / "silero" / "1" / "model.onnx").read_bytes() == b"graph"
+    assert (tmp_path / "identity" / "1").is_dir()
+
+
+def test_triton_runs_python_models(tmp_path: Path, onnx_files: dict[str, Path]) -> None:
+    repositories.write_triton(tmp_path, MODELS, onnx_files, batching=False)
+    assert {_config(tmp_path, model).backend for model in MODELS} == {"python"}
+    assert "InferenceSession" in (tmp_path / "magika" / "1" / "model.py").read_text()
+
+
+def test_mlserver_settings(tmp_path: Path, onnx_files: dict[str, Path]) -> None:
+    repositories.write_mlserver(tmp_path, MODELS, onnx_files)
+    settings = json.loads((tmp_path / "silero" / "model-settings.json").read_text())
+    assert settings["implementation"] == "mlserver_runtime.Onnx"
+    assert settings["parameters"]["uri"] == str(onnx_files["silero"].resolve())
