@@ -151,7 +151,7 @@ class Lifecycle:
 
     async def poll(self, seconds: float) -> None:
         """Follow the disk until cancelled: load what came or changed, unload what went."""
-        poller = Poller(await self._in_thread(self._fingerprints))
+        poller = Poller(self._loaded)
         while True:
             await asyncio.sleep(seconds)
             try:
@@ -218,7 +218,10 @@ class Lifecycle:
         self, config: ModelConfig, backend: Backend, folder: ModelFolder, version: int
     ) -> _Plan:
         if self._options.auto_complete:
-            completion = backend.complete(config.spec(version, folder))
+            try:
+                completion = backend.complete(config.spec(version, folder))
+            except NaiadError as error:
+                raise config.placed(error) from error
             if completion is not None:
                 config = config.with_completion(completion)
         config = config.with_defaults(backend.gpus(), backend.default_cpu_instances)

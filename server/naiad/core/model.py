@@ -8,7 +8,7 @@ from naiad.core.scheduler import Direct
 from naiad.core.stats import ModelStatistics
 from naiad.repository.config import ModelConfig
 from naiad_backends.api import Backend, Instance, Model, ModelSpec, Request, Response
-from naiad_backends.errors import internal
+from naiad_backends.errors import NaiadError, internal
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +28,17 @@ class LoadedModel:
 
 
 def load(backend: Backend, config: ModelConfig, spec: ModelSpec) -> LoadedModel:
-    """Load one version and its instances. Runs on a loader thread; a failure leaves nothing."""
+    """Load one version and its instances. Runs on a loader thread; a failure leaves nothing.
+
+    Raises the backend's error, with the line of the configuration that it is about.
+    """
+    try:
+        return _load(backend, config, spec)
+    except NaiadError as error:
+        raise config.placed(error) from error
+
+
+def _load(backend: Backend, config: ModelConfig, spec: ModelSpec) -> LoadedModel:
     model = backend.load(spec)
     instances: list[Instance] = []
     try:

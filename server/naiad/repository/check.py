@@ -157,7 +157,8 @@ def _completed(
         backend = backends.get(config.backend)
         found = backend.complete(config.spec(newest, folder))
     except NaiadError as error:
-        _add(report, folder, error)
+        told = config.source.placed([Mistake(error.field, error.message, error.hint)])
+        report.mistakes += [_placed(report.file, mistake) for mistake in told]
         return config
     if found is not None:
         config = config.with_completion(found)

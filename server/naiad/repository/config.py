@@ -201,6 +201,13 @@ class ModelConfig:
         if mistakes := self.mistakes():
             raise self.source.error(mistakes)
 
+    def placed(self, error: NaiadError) -> NaiadError:
+        """A backend's error about a field of this configuration, with the field's line."""
+        if not error.field or not self.source.file:
+            return error
+        mistake = Mistake(error.field, error.message, error.hint)
+        return self.source.error([mistake], error.code)
+
     def refused(self) -> NaiadError | None:
         """UNSUPPORTED if the model needs something that this server does not do yet."""
         found = unsupported.refused(self._message)
@@ -245,7 +252,7 @@ class ModelConfig:
 
     def to_text(self) -> str:
         """config.pbtxt that reads back as the same configuration."""
-        return text_format.MessageToString(self._message, as_utf8=True)
+        return text_format.MessageToString(self._message, as_utf8=True, use_index_order=True)
 
 
 def config_file(folder: ModelFolder, config_name: str = "") -> str:

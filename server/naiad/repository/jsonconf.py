@@ -50,6 +50,8 @@ def parse(text: str, file: str = FILE) -> pb.ModelConfig:
 
     try:
         tree = json.loads(text, object_pairs_hook=collect)
+        json.dumps(tree, ensure_ascii=False).encode()
+    # The second line and ValueError: half of a surrogate pair, which JSON's escapes can express.
     except json.JSONDecodeError as error:
         mistake = Mistake("", f"is no JSON: {error.msg}", "", error.lineno)
         raise ConfigError(file, [mistake]) from error
@@ -62,7 +64,7 @@ def parse(text: str, file: str = FILE) -> pb.ModelConfig:
     try:
         return json_format.ParseDict(tree, pb.ModelConfig())
     except json_format.ParseError as error:
-        raise ConfigError(file, [Mistake("", str(error))]) from error
+        raise ConfigError(file, [Mistake("", str(error).rstrip("."))]) from error
 
 
 def _value(field: FieldDescriptor, value: Any) -> Any:

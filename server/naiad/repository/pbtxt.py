@@ -83,7 +83,7 @@ def parse(text: str, file: str = "config.pbtxt") -> tuple[pb.ModelConfig, dict[s
 
 
 def scan(text: str) -> Scan:
-    """Lines and mistakes of a text, whatever it holds. Never raises."""
+    """Lines and mistakes of a text, whatever UTF-8 can express. Never raises."""
     scanner = _Scanner(text)
     scanner.body(schema.MODEL_CONFIG, "", None)
     return scanner.result

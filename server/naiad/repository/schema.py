@@ -106,6 +106,15 @@ def one_of_many(path: str, field: FieldDescriptor, other: str, line: int) -> Mis
     return Mistake(path, message, f"keep '{other}' or '{field.name}'", line)
 
 
+def is_unicode(text: str) -> bool:
+    """False if the text holds half of a surrogate pair, which protobuf cannot even look up."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def enum_prefix(enum: EnumDescriptor) -> str:
     """What all of the enum's names start with, such as `TYPE_`; may be empty."""
     # What the first and the last name in order share, all between them share.

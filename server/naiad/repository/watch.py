@@ -105,10 +105,6 @@ class Poller:
         self._last = dict(scan)
         return found
 
-    def forget(self, name: str) -> None:
-        """Report the model again as added at the next chance, for instance after a failed load."""
-        self._known.pop(name, None)
-
 
 def _walk(folder: Path) -> Iterator[tuple[Path, str]]:
     """Everything below the folder with its relative name; a loop of links is walked once."""

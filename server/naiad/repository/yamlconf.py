@@ -50,7 +50,8 @@ def _compose(text: str, file: str) -> yaml.Node | None:
         raise ConfigError(file, [Mistake("", f"is no YAML: {problem}", "", line)]) from error
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
-        message = f"is no YAML: character #{ord(error.character):x} is not allowed"
+        character = text[error.position : error.position + 1]
+        message = f"is no YAML: character {character!r} is not allowed"
         raise ConfigError(file, [Mistake("", message, "", line)]) from error
     except RecursionError as error:
         raise ConfigError(file, [Mistake("", "is nested too deeply")]) from error
@@ -96,7 +97,7 @@ class _Walker:
         """Keys as text, their nodes and the values' nodes; repeated keys are reported."""
         pairs: dict[str, tuple[str, yaml.Node, yaml.Node]] = {}
         for key, value in node.value:
-            if not isinstance(key, yaml.ScalarNode):
+            if not isinstance(key, yaml.ScalarNode) or not schema.is_unicode(key.value):
                 self._add(path, "a key must be a word, found " + _shown(key), key)
                 continue
             own = place(path, key.value)
@@ -159,6 +160,8 @@ class _Walker:
 def _convert(field: FieldDescriptor, node: yaml.ScalarNode) -> bool | int | float | str | None:
     """The scalar in the form that protobuf's JSON reads, or None if it is not of that type."""
     tag = node.tag.removeprefix(_TAG)
+    if not schema.is_unicode(node.value):
+        return None
     if field.type == FieldDescriptor.TYPE_STRING:
         return str(node.value) if node.tag in _TEXT_TAGS else None
     if field.type == FieldDescriptor.TYPE_BOOL:
@@ -222,5 +225,6 @@ def _shown(node: yaml.Node) -> str:
         return "fields"
     if _is_null(node):
         return "nothing"
-    text = node.value if len(node.value) <= 40 else f"{node.value[:37]}..."
+    text = node.value.encode(errors="replace").decode()
+    text = text if len(text) <= 40 else f"{text[:37]}..."
     return f"'{text}'"
