@@ -14,10 +14,11 @@ import naiad
 from naiad.core.dataplane import DataPlane
 from naiad.core.lifecycle import ControlMode, Lifecycle, LoadOptions
 from naiad.core.registry import Registry
+from naiad.grpc.library import LibraryServer
 from naiad.grpc.server import GrpcServer
 from naiad.http.server import HttpServer
 from naiad.repository.layout import Repositories
-from naiad.settings import Settings
+from naiad.settings import GrpcWire, Settings
 from naiad_backends.errors import unavailable
 from naiad_backends.registry import BackendRegistry
 
@@ -59,7 +60,8 @@ class Server:
                 settings.http_max_input_size,
             )
         if settings.allow_grpc:
-            self._grpc = GrpcServer(
+            wire = GrpcServer if settings.grpc_wire is GrpcWire.LEAN else LibraryServer
+            self._grpc = wire(
                 self.dataplane, settings.grpc_address, settings.grpc_port, settings.reuse_grpc_port
             )
         self._polling: asyncio.Task[None] | None = None
@@ -78,10 +80,11 @@ class Server:
             addresses["grpc"] = f"{settings.grpc_address}:{await self._grpc.start()}"
         failures = await self.lifecycle.start(settings.load_model)
         if failures and settings.exit_on_error:
+            count = "a model" if len(failures) == 1 else f"{len(failures)} models"
             texts = "".join(f"\n  {name}: {reason}" for name, reason in failures.items())
             raise unavailable(
-                f"{len(failures)} of the models failed to load:{texts}\n",
-                hint="mend them, or start with --exit-on-error=false to serve the others",
+                f"{count} failed to load; mend that, or start with --exit-on-error=false to serve"
+                f" the others:{texts}"
             )
         if settings.model_control_mode is ControlMode.POLL:
             self._polling = asyncio.create_task(self.lifecycle.poll(settings.repository_poll_secs))

@@ -7,10 +7,18 @@ NAIAD_CACHE names the folder for downloads. The command line is made from these 
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from enum import StrEnum
 from pathlib import Path
 
 from naiad.core.lifecycle import ControlMode
 from naiad_backends.errors import invalid
+
+
+class GrpcWire(StrEnum):
+    """Who speaks HTTP/2 on the gRPC port."""
+
+    LEAN = "lean"
+    GRPCIO = "grpcio"
 
 
 def _help(text: str) -> dict[str, str]:
@@ -80,6 +88,10 @@ class Settings:
     grpc_port: int = field(default=8001, metadata=_help("gRPC port; 0 picks a free one."))
     reuse_grpc_port: bool = field(
         default=False, metadata=_help("Share the gRPC port with other processes.")
+    )
+    grpc_wire: GrpcWire = field(
+        default=GrpcWire.LEAN,
+        metadata=_help("lean: our own HTTP/2, the fast one. grpcio: the gRPC library's."),
     )
     log_verbose: int = field(
         default=0, metadata=_help("0 logs what an operator needs, 1 and more also details.")

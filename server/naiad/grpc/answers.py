@@ -1,0 +1,84 @@
+"""What the data plane tells of models -> the messages that say it. Everything but inference."""
+
+from collections.abc import Iterable, Sequence
+
+from naiad.core.dataplane import ModelMetadata, TensorMetadata
+from naiad.core.model import ServedModel
+from naiad.core.registry import IndexEntry
+from naiad.core.stats import BatchStatistics, Duration
+from naiad_proto import grpc_service_pb2 as pb
+
+
+def metadata(model: ModelMetadata) -> pb.ModelMetadataResponse:
+    """The answer to ModelMetadata."""
+    return pb.ModelMetadataResponse(
+        name=model.name,
+        versions=model.versions,
+        platform=model.platform,
+        inputs=_tensors(model.inputs),
+        outputs=_tensors(model.outputs),
+    )
+
+
+def _tensors(
+    tensors: Sequence[TensorMetadata],
+) -> list[pb.ModelMetadataResponse.TensorMetadata]:
+    return [
+        pb.ModelMetadataResponse.TensorMetadata(name=t.name, datatype=t.datatype, shape=t.shape)
+        for t in tensors
+    ]
+
+
+def index(entries: Iterable[IndexEntry]) -> pb.RepositoryIndexResponse:
+    """The answer to RepositoryIndex; a model that was never loaded is only its name."""
+    return pb.RepositoryIndexResponse(
+        models=[
+            pb.RepositoryIndexResponse.ModelIndex(
+                name=entry.name,
+                version=entry.version,
+                state=entry.state or "",
+                reason=entry.reason,
+            )
+            for entry in entries
+        ]
+    )
+
+
+def statistics(models: Iterable[ServedModel]) -> pb.ModelStatisticsResponse:
+    """The answer to ModelStatistics."""
+    return pb.ModelStatisticsResponse(model_stats=[_model(served) for served in models])
+
+
+def _model(served: ServedModel) -> pb.ModelStatistics:
+    stats = served.stats
+    return pb.ModelStatistics(
+        name=served.name,
+        version=served.version,
+        last_inference=stats.last_inference,
+        inference_count=stats.inference_count,
+        execution_count=stats.execution_count,
+        inference_stats=pb.InferStatistics(
+            success=_duration(stats.success),
+            fail=_duration(stats.fail),
+            queue=_duration(stats.queue),
+            compute_input=_duration(stats.compute_input),
+            compute_infer=_duration(stats.compute_infer),
+            compute_output=_duration(stats.compute_output),
+            cache_hit=_duration(stats.cache_hit),
+            cache_miss=_duration(stats.cache_miss),
+        ),
+        batch_stats=[_batch(size, stats.batches[size]) for size in sorted(stats.batches)],
+    )
+
+
+def _batch(size: int, batch: BatchStatistics) -> pb.InferBatchStatistics:
+    return pb.InferBatchStatistics(
+        batch_size=size,
+        compute_input=_duration(batch.compute_input),
+        compute_infer=_duration(batch.compute_infer),
+        compute_output=_duration(batch.compute_output),
+    )
+
+
+def _duration(duration: Duration) -> pb.StatisticDuration:
+    return pb.StatisticDuration(count=duration.count, ns=duration.ns)

@@ -1,0 +1,69 @@
+"""The standard health service, grpc.health.v1: of the server, or of the model that is named."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Final
+
+from naiad.core.dataplane import DataPlane
+from naiad.grpc import wire
+from naiad.grpc.stream import Caller
+from naiad_backends.api import Buffer
+from naiad_backends.errors import NaiadError, not_found, unavailable
+from naiad_proto.health import (
+    HealthCheckRequest,
+    HealthCheckResponse,
+    ServingStatus,
+)
+
+LOOK_EVERY_S: Final = 0.5
+"""How soon Watch notices a change, in seconds."""
+
+
+class HealthService:
+    """Check and Watch. The empty service is the server, any other the model of that name."""
+
+    def __init__(self, data_plane: DataPlane, closing: asyncio.Event) -> None:
+        """closing: set when the server stops; ends every Watch."""
+        self._data_plane = data_plane
+        self._closing = closing
+
+    async def check(self, data: Buffer) -> bytes:
+        """One HealthCheckResponse. Raises NOT_FOUND for a model that nobody knows."""
+        service = wire.parse(HealthCheckRequest, data).service
+        status = await self._status(service)
+        if status is ServingStatus.SERVICE_UNKNOWN:
+            raise not_found(f"unknown model '{service}'", field="service")
+        return _response(status)
+
+    async def watch(self, requests: AsyncIterator[Buffer], caller: Caller) -> None:
+        """A HealthCheckResponse now and at every change. Raises UNAVAILABLE when the server
+        stops."""
+        service = wire.parse(HealthCheckRequest, await anext(requests, b"")).service
+        last: ServingStatus | None = None
+        while not self._closing.is_set():
+            status = await self._status(service)
+            if status is not last:
+                await caller.write(_response(status))
+                last = status
+            try:
+                await asyncio.wait_for(self._closing.wait(), LOOK_EVERY_S)
+            except TimeoutError:
+                continue
+        raise unavailable("the server is shutting down")
+
+    async def _status(self, service: str) -> ServingStatus:
+        if not service:
+            return _serving(self._data_plane.ready())
+        try:
+            return _serving(self._data_plane.model_ready(service))
+        except NaiadError:
+            known = any(entry.name == service for entry in await self._data_plane.index())
+            return ServingStatus.NOT_SERVING if known else ServingStatus.SERVICE_UNKNOWN
+
+
+def _serving(ready: bool) -> ServingStatus:
+    return ServingStatus.SERVING if ready else ServingStatus.NOT_SERVING
+
+
+def _response(status: ServingStatus) -> bytes:
+    return HealthCheckResponse(status=status).SerializeToString()

@@ -1,0 +1,102 @@
+"""The gRPC port on the gRPC library: `--grpc-wire=grpcio`.
+
+Five to ten times the cost of our own wire for a small call, but the reference for all of gRPC's
+corners. Knows the library, not the protocol.
+"""
+
+from collections.abc import Awaitable, Callable
+from typing import Any, Final, NoReturn
+
+import grpc
+
+from naiad.core.dataplane import DataPlane
+from naiad.grpc.errors import STATUS, details, known
+from naiad.grpc.server import port_taken
+from naiad.grpc.service import InferenceService, Unary
+from naiad.grpc.wire import LARGEST
+
+_OPTIONS: Final = (
+    ("grpc.max_receive_message_length", LARGEST),
+    ("grpc.max_send_message_length", LARGEST),
+    # Triton's keepalive: quiet clients stay, hasty ones are sent away.
+    ("grpc.keepalive_time_ms", 7_200_000),
+    ("grpc.keepalive_timeout_ms", 20_000),
+    ("grpc.keepalive_permit_without_calls", 0),
+    ("grpc.http2.max_pings_without_data", 2),
+    ("grpc.http2.min_ping_interval_without_data_ms", 300_000),
+    ("grpc.http2.max_ping_strikes", 2),
+)
+
+
+class LibraryServer:
+    """A gRPC server on one port. Made, started and stopped on the event loop."""
+
+    def __init__(self, data_plane: DataPlane, address: str, port: int, reuse_port: bool) -> None:
+        """port: 0 picks a free one.  reuse_port: other processes may listen on it too."""
+        self._address = address
+        self._port = port
+        self._service = InferenceService(data_plane)
+        self._server = grpc.aio.server(
+            options=(*_OPTIONS, ("grpc.so_reuseport", int(reuse_port))),
+        )
+        self._server.add_generic_rpc_handlers([_Handlers(self._service)])
+
+    async def start(self) -> int:
+        """Listen; returns the port. Raises UNAVAILABLE if that port cannot be had."""
+        host = f"[{self._address}]" if ":" in self._address else self._address
+        try:
+            port = self._server.add_insecure_port(f"{host}:{self._port}")
+        except RuntimeError as error:
+            raise port_taken(self._address, self._port) from error
+        await self._server.start()
+        return port
+
+    async def stop(self, grace: float) -> None:
+        """Take no more calls and wait up to `grace` seconds for those that run, then cut them
+        off. Open streams end as soon as they have answered what they were asked."""
+        self._service.close()
+        await self._server.stop(grace)
+
+
+Context = grpc.aio.ServicerContext[bytes, bytes]
+Streaming = Callable[[Any, Any], Awaitable[None]]
+
+
+class _Handlers(grpc.GenericRpcHandler[bytes, bytes]):
+    """All methods by path. Methods that are registered by name cost more: grpc.aio awaits each
+    one anew with every request."""
+
+    def __init__(self, service: InferenceService) -> None:
+        unary = {path: _unary(call) for path, call in service.unary.items()}
+        self._methods = unary | {path: _stream(call) for path, call in service.streaming.items()}
+
+    def service(
+        self, handler_call_details: grpc.HandlerCallDetails
+    ) -> "grpc.RpcMethodHandler[bytes, bytes] | None":
+        return self._methods.get(handler_call_details.method)
+
+
+def _unary(call: Unary) -> "grpc.RpcMethodHandler[bytes, bytes]":
+    async def handle(data: bytes, context: Context) -> bytes:
+        try:
+            return await call(data)
+        except Exception as error:
+            await _abort(context, error)
+
+    return grpc.unary_unary_rpc_method_handler(handle)
+
+
+def _stream(call: Streaming) -> "grpc.RpcMethodHandler[bytes, bytes]":
+    async def handle(requests: Any, context: Context) -> None:
+        try:
+            await call(requests, context)
+        except Exception as error:
+            await _abort(context, error)
+
+    return grpc.stream_stream_rpc_method_handler(handle)
+
+
+async def _abort(context: Context, error: Exception) -> NoReturn:
+    """End the call with the error's status. Raises what the gRPC library expects to see then."""
+    reason = known(error)
+    await context.abort(STATUS[reason.code], details(reason))

@@ -1,0 +1,192 @@
+"""The calls of inference.GRPCInferenceService: decode, ask the data plane, encode.
+
+All messages arrive and leave as bytes, so that what is no message gets our error and large tensors
+need not pass through protobuf.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from typing import Final, TypeVar
+
+from google.protobuf.message import Message
+
+from naiad.core.dataplane import EXTENSIONS, DataPlane
+from naiad.grpc import answers, convert, health, wire
+from naiad.grpc.errors import known
+from naiad.grpc.stream import Answer, Caller, InferStream
+from naiad_backends.api import Buffer
+from naiad_backends.errors import invalid, unsupported
+from naiad_proto import grpc_service_pb2 as pb
+from naiad_proto.health import CHECK_METHOD, WATCH_METHOD
+
+M = TypeVar("M", bound=Message)
+
+Unary = Callable[[Buffer], Awaitable[bytes]]
+"""One message in, one out, both serialised."""
+
+_SERVICE: Final = pb.DESCRIPTOR.services_by_name["GRPCInferenceService"]
+_STREAM: Final = "ModelStreamInfer"
+_FAIL_FAST: Final = ("triton_grpc_error", "true")
+
+
+class InferenceService:
+    """The handlers of one server, and the calls of its that are open.
+
+    unary, streaming: by path, such as `/inference.GRPCInferenceService/ModelInfer`. A handler
+    raises NaiadError for what the client is to be told; a cancelled call cancels its handler.
+    """
+
+    def __init__(self, data_plane: DataPlane) -> None:
+        self._data_plane = data_plane
+        self._closing = asyncio.Event()
+        self._streams: set[InferStream] = set()
+        self._health = health.HealthService(data_plane, self._closing)
+        own: dict[str, Unary] = {
+            "ServerLive": _call(pb.ServerLiveRequest, self._live),
+            "ServerReady": _call(pb.ServerReadyRequest, self._ready),
+            "ModelReady": _call(pb.ModelReadyRequest, self._model_ready),
+            "ServerMetadata": _call(pb.ServerMetadataRequest, self._server_metadata),
+            "ModelMetadata": _call(pb.ModelMetadataRequest, self._model_metadata),
+            "ModelInfer": self._infer,
+            "ModelConfig": _call(pb.ModelConfigRequest, self._model_config),
+            "ModelStatistics": _call(pb.ModelStatisticsRequest, self._model_statistics),
+            "RepositoryIndex": _call(pb.RepositoryIndexRequest, self._index),
+            "RepositoryModelLoad": _call(pb.RepositoryModelLoadRequest, self._load),
+            "RepositoryModelUnload": _call(pb.RepositoryModelUnloadRequest, self._unload),
+        }
+        unary = {name: _refusal(name) for name in _SERVICE.methods_by_name if name != _STREAM} | own
+        self.unary = {_path(name): call for name, call in unary.items()} | {
+            CHECK_METHOD: self._health.check
+        }
+        self.streaming = {_path(_STREAM): self._stream_infer, WATCH_METHOD: self._health.watch}
+
+    def close(self) -> None:
+        """Let the calls that have no end of their own end: streams once they have answered."""
+        self._closing.set()
+        for stream in self._streams:
+            stream.close()
+
+    # -- inference
+
+    async def _infer(self, data: Buffer) -> bytes:
+        message, raw = wire.read_request(data)
+        request = convert.to_request(message, raw)
+        return convert.from_response(request.id, await self._data_plane.infer(request))
+
+    async def _stream_infer(self, requests: AsyncIterator[Buffer], caller: Caller) -> None:
+        fail_fast = _FAIL_FAST in map(tuple, caller.invocation_metadata() or ())
+        stream = InferStream(requests, caller, self._answer, fail_fast)
+        self._streams.add(stream)
+        try:
+            await stream.run()
+        finally:
+            self._streams.discard(stream)
+
+    async def _answer(self, data: Buffer) -> Answer:
+        """Run one request of a stream; what goes wrong is the answer."""
+        message = pb.ModelInferRequest()
+        try:
+            message, raw = wire.read_request(data)
+            request = convert.to_request(message, raw, stream=True)
+            response = await self._data_plane.infer(request)
+            return Answer(convert.from_stream_response(request.id, response))
+        except Exception as error:
+            reason = known(error)
+            return Answer(convert.from_stream_error(message, reason), reason)
+
+    # -- health and metadata
+
+    async def _live(self, _: pb.ServerLiveRequest) -> pb.ServerLiveResponse:
+        return pb.ServerLiveResponse(live=self._data_plane.live())
+
+    async def _ready(self, _: pb.ServerReadyRequest) -> pb.ServerReadyResponse:
+        return pb.ServerReadyResponse(ready=self._data_plane.ready())
+
+    async def _model_ready(self, message: pb.ModelReadyRequest) -> pb.ModelReadyResponse:
+        return pb.ModelReadyResponse(
+            ready=self._data_plane.model_ready(message.name, message.version)
+        )
+
+    async def _server_metadata(self, _: pb.ServerMetadataRequest) -> pb.ServerMetadataResponse:
+        return pb.ServerMetadataResponse(
+            name=self._data_plane.name, version=self._data_plane.version, extensions=EXTENSIONS
+        )
+
+    async def _model_metadata(self, message: pb.ModelMetadataRequest) -> pb.ModelMetadataResponse:
+        return answers.metadata(self._data_plane.model_metadata(message.name, message.version))
+
+    async def _model_config(self, message: pb.ModelConfigRequest) -> pb.ModelConfigResponse:
+        config = self._data_plane.model_config(message.name, message.version)
+        return pb.ModelConfigResponse(config=config.message())
+
+    async def _model_statistics(
+        self, message: pb.ModelStatisticsRequest
+    ) -> pb.ModelStatisticsResponse:
+        return answers.statistics(self._data_plane.statistics(message.name, message.version))
+
+    # -- repository
+
+    async def _index(self, message: pb.RepositoryIndexRequest) -> pb.RepositoryIndexResponse:
+        _refuse_repository(message.repository_name)
+        return answers.index(await self._data_plane.index(message.ready))
+
+    async def _load(self, message: pb.RepositoryModelLoadRequest) -> pb.RepositoryModelLoadResponse:
+        _refuse_repository(message.repository_name)
+        for name in message.parameters:
+            raise unsupported(
+                "this server loads models only as they are in the repository",
+                field=f'parameters["{name}"]',
+                hint="change the model's folder, then load it without parameters",
+            )
+        await self._data_plane.load(message.model_name)
+        return pb.RepositoryModelLoadResponse()
+
+    async def _unload(
+        self, message: pb.RepositoryModelUnloadRequest
+    ) -> pb.RepositoryModelUnloadResponse:
+        _refuse_repository(message.repository_name)
+        _check_unload(message.parameters)
+        await self._data_plane.unload(message.model_name)
+        return pb.RepositoryModelUnloadResponse()
+
+
+def _refuse_repository(name: str) -> None:
+    if name:
+        raise unsupported(
+            f"repository '{name}' cannot be addressed by name",
+            field="repository_name",
+            hint="leave it empty: all repositories are meant",
+        )
+
+
+def _check_unload(parameters: Mapping[str, pb.ModelRepositoryParameter]) -> None:
+    """Clients always send `unload_dependents`; no model depends on another one here."""
+    for name, parameter in parameters.items():
+        if name != "unload_dependents":
+            raise invalid(
+                "unknown parameter", field=f'parameters["{name}"]', hint="use unload_dependents"
+            )
+        if not parameter.HasField("bool_param"):
+            raise invalid("must be true or false", field=f'parameters["{name}"]')
+
+
+def _path(name: str) -> str:
+    return f"/{_SERVICE.full_name}/{name}"
+
+
+def _call(kind: type[M], answer: Callable[[M], Awaitable[Message]]) -> Unary:
+    """A call on messages as a call on bytes."""
+
+    async def run(data: Buffer) -> bytes:
+        return (await answer(wire.parse(kind, data))).SerializeToString()
+
+    return run
+
+
+def _refusal(name: str) -> Unary:
+    """The calls that the protocol has and this server does not."""
+
+    async def run(_: Buffer) -> bytes:
+        raise unsupported(f"this server does not do {name}")
+
+    return run
