@@ -42,9 +42,9 @@ def test_every_option_is_documented_and_no_other() -> None:
 
 
 def test_options_come_from_the_environment_as_documented() -> None:
-    run = CliRunner().invoke(main, ["serve"], env={"NAIAD_SERVE_HTTP_PORT": "many"})
+    run = CliRunner().invoke(main, ["serve"], env={"NAIAD_HTTP_PORT": "many"})
 
-    assert "NAIAD_SERVE_HTTP_PORT" in read("docs/cli.md")
+    assert "NAIAD_HTTP_PORT" in read("docs/cli.md")
     assert run.exit_code == 2 and "'many' is not a valid integer" in run.output
 
 

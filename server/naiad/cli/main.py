@@ -25,7 +25,7 @@ class _Commands(click.Group):
             raise click.ClickException(str(error)) from error
 
 
-@click.group(cls=_Commands, context_settings={"auto_envvar_prefix": "NAIAD"})
+@click.group(cls=_Commands)
 @click.version_option(naiad.__version__, prog_name="naiad")
 def main() -> None:
     """Serve every model from one repository."""
@@ -56,7 +56,7 @@ def _option(item: Field[Any], kind: Any) -> Callable[[Callable[..., None]], Call
     return click.option(flag, type=kind, show_default=default != "", **common)
 
 
-@main.command()
+@main.command(context_settings={"auto_envvar_prefix": "NAIAD"})
 @_settings_options
 def serve(**options: Any) -> None:
     """Start a server on one or more model repositories."""
@@ -76,7 +76,8 @@ def serve(**options: Any) -> None:
 
 @main.command()
 @click.argument("paths", nargs=-1, required=True, type=click.Path(path_type=Path))
-def check(paths: Sequence[Path]) -> None:
+@click.option("--model-config-name", default="", help="As for serve.")
+def check(paths: Sequence[Path], model_config_name: str) -> None:
     """Explain every mistake in repositories or single models, and complete their configurations.
 
     Exit code 1 if there is any mistake.
@@ -84,7 +85,7 @@ def check(paths: Sequence[Path]) -> None:
     from naiad.repository import check as checker
     from naiad_backends.registry import BackendRegistry
 
-    reports = checker.check(paths, BackendRegistry())
+    reports = checker.check(paths, BackendRegistry(), config_name=model_config_name)
     click.echo(checker.render(reports), nl=False)
     sys.exit(any(report.mistakes for report in reports))
 

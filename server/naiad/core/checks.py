@@ -90,7 +90,7 @@ class RequestCheck:
         missing = sorted(self._required - request.inputs.keys())
         if missing:
             raise invalid(
-                f"input{'s' * (len(missing) > 1)} {', '.join(map(repr, missing))} missing",
+                f"missing: {', '.join(map(repr, missing))}",
                 field="inputs",
                 hint=f"the model needs {', '.join(sorted(self._required))}",
             )

@@ -250,7 +250,7 @@ class Lifecycle:
                 reason = reasons.get(version, "another version of this load failed")
                 self._registry.mark(name, version, State.UNAVAILABLE, reason)
         texts = [f"version {version}: {reason}" for version, reason in reasons.items()]
-        raise invalid(f"model '{name}' failed to load: {'; '.join(texts)}")
+        raise invalid("; ".join(texts))
 
     def _publish(self, served: ServedModel) -> None:
         old = self._registry.publish(served)

@@ -62,7 +62,7 @@ Context = grpc.aio.ServicerContext[bytes, bytes]
 Streaming = Callable[[Any, Any], Awaitable[None]]
 
 
-class _Handlers(grpc.GenericRpcHandler[bytes, bytes]):
+class _Handlers(grpc.GenericRpcHandler):  # type: ignore[type-arg]  # generic in its stubs only
     """All methods by path. Methods that are registered by name cost more: grpc.aio awaits each
     one anew with every request."""
 

@@ -6,6 +6,7 @@ from naiad.core.dataplane import EXTENSIONS, DataPlane, TensorMetadata
 from naiad.core.model import ServedModel
 from naiad.core.registry import IndexEntry
 from naiad.core.stats import Duration
+from naiad.http.jsondata import show
 from naiad_backends.errors import invalid, unsupported
 
 
@@ -84,7 +85,7 @@ async def index(dataplane: DataPlane, repository: str, options: Any) -> list[dic
         raise unsupported("repositories have no names here", hint="POST /v2/repository/index")
     ready = _object(options).get("ready", False)
     if not isinstance(ready, bool):
-        raise invalid(f"must be true or false, not {ready!r}", field="ready")
+        raise invalid(f"must be true or false, not {show(ready)}", field="ready")
     return [_entry(entry) for entry in await dataplane.index(ready)]
 
 
@@ -113,7 +114,7 @@ async def unload(dataplane: DataPlane, repository: str, model: str, options: Any
         if name != "unload_dependents":
             raise invalid(f"unknown unload parameter '{name}'", field="parameters")
         if not isinstance(value, bool):
-            raise invalid(f"must be true or false, not {value!r}", field=f"parameters.{name}")
+            raise invalid(f"must be true or false, not {show(value)}", field=f"parameters.{name}")
     await dataplane.unload(model)
 
 
@@ -125,9 +126,11 @@ def _no_repository(repository: str) -> None:
 
 
 def _parameters(options: Any) -> dict[str, Any]:
-    parameters = _object(options).get("parameters") or {}
+    parameters = _object(options).get("parameters")
+    if parameters is None:
+        return {}
     if not isinstance(parameters, dict):
-        raise invalid("must be an object", field="parameters")
+        raise invalid(f"must be an object, not {show(parameters)}", field="parameters")
     return parameters
 
 

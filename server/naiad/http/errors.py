@@ -31,17 +31,37 @@ class WrongMethod(NaiadError):
         self.allowed = allowed
 
 
+class WrongEncoding(NaiadError):
+    """The body's Content-Encoding is none that is served (501)."""
+
+    def __init__(self, encoding: str) -> None:
+        super().__init__(
+            Code.UNSUPPORTED,
+            f"content encoding '{encoding[:40]}' is not served",
+            field="Content-Encoding",
+            hint="use gzip, deflate or identity",
+        )
+
+
 def answer(error: NaiadError) -> Answer:
     """The error as an answer: status by the table, JSON by its parts."""
-    text = {"error": str(error), "code": error.code.value}
+    parts = {"error": str(error), "code": error.code.value}
     if error.field:
-        text["field"] = error.field
+        parts["field"] = error.field
     if error.hint:
-        text["hint"] = error.hint
+        parts["hint"] = error.hint
     status, headers = STATUS[error.code], _NO_HEADERS
     if isinstance(error, WrongMethod):
         status, headers = 405, {"Allow": error.allowed}
-    return Answer([orjson.dumps(text)], status=status, headers=headers)
+    elif isinstance(error, WrongEncoding):
+        headers = {"Accept-Encoding": "gzip, deflate"}
+    text = orjson.dumps({name: _unicode(part) for name, part in parts.items()})
+    return Answer([text], status=status, headers=headers)
+
+
+def _unicode(text: str) -> str:
+    """The text without what UTF-8 cannot hold: bytes of a header that were no text."""
+    return text.encode(errors="replace").decode()
 
 
 _NO_HEADERS: Mapping[str, str] = {}

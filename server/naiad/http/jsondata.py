@@ -7,7 +7,8 @@ UTF-8 bytes); FP16 and BF16 have no JSON form. NaN and the infinities are writte
 
 import json
 import math
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable
 from itertools import chain
 from typing import Any
 
@@ -29,6 +30,8 @@ _LEAVES: dict[str, tuple[frozenset[type], str]] = {
     "O": (frozenset({str}), "strings"),
 }
 
+_HALF_PAIR = re.compile(rb"\\\\u[dD][89a-fA-F]")
+
 
 def loads(text: bytes | memoryview) -> Any:
     """Parse JSON, with bare NaN and Infinity. Raises INVALID_ARG with the place of the mistake."""
@@ -39,9 +42,13 @@ def loads(text: bytes | memoryview) -> Any:
         if b"NaN" not in data and b"Infinity" not in data:
             raise _malformed(error) from None
     try:
-        return json.loads(data)
+        document = json.loads(data.decode())
+        if _HALF_PAIR.search(data):
+            # Python's parser lets a lone half of a surrogate pair pass, which no answer can hold.
+            json.dumps(document, ensure_ascii=False).encode()
     except (ValueError, RecursionError) as error:
         raise _malformed(error) from None
+    return document
 
 
 def _malformed(error: Exception) -> Exception:
@@ -62,32 +69,46 @@ def decode(name: str, datatype: str, shape: tuple[int, ...], data: Any, field: s
         )
     if not isinstance(data, list):
         raise invalid("must be an array", field=f"{field}.data")
-    leaves = _flatten(data, field)
+    leaves, types = _flatten(data, field)
     if len(leaves) != math.prod(shape):
         raise invalid(
             f"has {len(leaves)} elements, but shape {list(shape)} needs {math.prod(shape)}",
             field=f"{field}.data",
         )
     allowed, wanted = _LEAVES[kind.numpy.kind]
-    if not allowed.issuperset(map(type, leaves)):
+    if not types <= allowed:
         wrong = next(leaf for leaf in leaves if type(leaf) not in allowed)
-        raise invalid(f"{datatype} takes {wanted}, not {_show(wrong)}", field=f"{field}.data")
+        raise invalid(f"{datatype} takes {wanted}, not {show(wrong)}", field=f"{field}.data")
     array = _array(leaves, kind.numpy, datatype, field)
     return Tensor.from_numpy(name, array.reshape(shape), datatype)
 
 
-def _flatten(data: list[Any], field: str) -> list[Any]:
-    for _ in range(MAX_DEPTH):
-        kinds = set(map(type, data))
-        if list not in kinds:
-            return data
-        if len(kinds) == 1:
-            data = list(chain.from_iterable(data))
+def _flatten(data: list[Any], field: str) -> tuple[list[Any], set[type]]:
+    """The leaves and their types. Each value is touched once, however data is nested."""
+    for depth in range(MAX_DEPTH):
+        types = set(map(type, data))
+        if list not in types:
+            return data, types
+        if len(types) > 1:
+            leaves: list[Any] = []
+            _walk(data, MAX_DEPTH - depth, leaves, field)
+            return leaves, set(map(type, leaves))
+        data = list(chain.from_iterable(data))
+    raise _too_deep(field)
+
+
+def _walk(data: list[Any], levels: int, leaves: list[Any], field: str) -> None:
+    if not levels:
+        raise _too_deep(field)
+    for item in data:
+        if type(item) is list:
+            _walk(item, levels - 1, leaves, field)
         else:
-            data = list(chain.from_iterable(x if type(x) is list else (x,) for x in data))
-    if list in set(map(type, data)):
-        raise invalid(f"is nested deeper than {MAX_DEPTH} levels", field=f"{field}.data")
-    return data
+            leaves.append(item)
+
+
+def _too_deep(field: str) -> Exception:
+    return invalid(f"is nested deeper than {MAX_DEPTH} levels", field=f"{field}.data")
 
 
 def _array(leaves: list[Any], kind: np.dtype[Any], datatype: str, field: str) -> Array:
@@ -102,8 +123,6 @@ def _array(leaves: list[Any], kind: np.dtype[Any], datatype: str, field: str) ->
         return array
     try:
         with np.errstate(over="raise"):
-            if kind.kind == "f":
-                return np.array(leaves, np.float64).astype(kind, copy=False)
             return np.array(leaves, kind)
     except (OverflowError, FloatingPointError):
         raise invalid(
@@ -111,9 +130,12 @@ def _array(leaves: list[Any], kind: np.dtype[Any], datatype: str, field: str) ->
         ) from None
 
 
-def _show(leaf: Any) -> str:
-    text = json.dumps(leaf)
-    return text if len(text) <= 40 else f"{text[:40]}..."
+def show(value: Any) -> str:
+    """A value of a document for the text of an error: as JSON, and never long."""
+    if isinstance(value, list | dict):
+        return "an array" if isinstance(value, list) else "an object"
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 60 else f"{text[:60]}..."
 
 
 def encode(tensor: Tensor) -> Any:
@@ -138,14 +160,16 @@ def encode(tensor: Tensor) -> Any:
         ) from None
 
 
-def dumps(answer: dict[str, Any], outputs: Sequence[dict[str, Any]]) -> bytes:
-    """The answer as JSON. orjson writes NaN as null, so such answers take the slower way."""
-    if all(_finite(output.get("data")) for output in outputs):
+def dumps(answer: dict[str, Any], numbers: Iterable[Any]) -> bytes:
+    """The answer as JSON. numbers: its values, or arrays of them, that may be NaN or infinite."""
+    # orjson writes those as null, so such answers take the slower way.
+    if all(map(_finite, numbers)):
         return orjson.dumps(answer, option=orjson.OPT_SERIALIZE_NUMPY)
     return json.dumps(answer, default=np.ndarray.tolist, separators=(",", ":")).encode()
 
 
-def _finite(data: Any) -> bool:
-    if not isinstance(data, np.ndarray) or data.dtype.kind != "f":
-        return True
-    return bool(np.isfinite(data).all())
+def _finite(value: Any) -> bool:
+    if isinstance(value, np.ndarray):
+        # all() is written in Python and would take thrice as long for a small array.
+        return value.dtype.kind != "f" or b"\0" not in np.isfinite(value).tobytes()
+    return not isinstance(value, float) or math.isfinite(value)

@@ -28,8 +28,13 @@ from naiad_backends.errors import NaiadError, invalid
 MAX_BODY = 2**31 - 1
 """The largest body in bytes, the same as gRPC's largest message."""
 
+MAX_HEAD = 16_384
+"""The longest head in bytes, from the request line to the empty line."""
+
+MAX_HEADERS = 128
+"""The most headers that a request may have."""
+
 _READ_SIZE = 65_536
-_MAX_HEAD = 16_384
 _MAX_HEADS = 512
 _JOIN = 65_536
 _IDLE_SECONDS = 3_630.0  # aiohttp's default: longer than any reverse proxy keeps a connection
@@ -75,7 +80,7 @@ class Heads:
 def _parse(raw: bytes) -> _Head | None:
     first, *lines = raw[:-4].split(b"\r\n")
     line = _REQUEST_LINE.fullmatch(first)
-    if line is None:
+    if line is None or len(lines) > MAX_HEADERS:
         return None
     headers: dict[str, str] = {}
     for text in lines:
@@ -124,8 +129,8 @@ class LeanProtocol(asyncio.BufferedProtocol):
         self._listener = listener
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport | None = None
-        self._buffer = bytearray(_READ_SIZE)
-        self._view = memoryview(self._buffer)
+        # np.empty does not touch its memory, so that an idle connection holds no 64 KiB of it.
+        self._buffer = np.empty(_READ_SIZE, np.uint8).data.cast("B")
         self._start = 0  # in the buffer: where the next request begins
         self._end = 0  # in the buffer: end of what was received
         self._head: _Head | None = None  # of the request whose large body is coming in
@@ -154,7 +159,7 @@ class LeanProtocol(asyncio.BufferedProtocol):
     def get_buffer(self, size_hint: int) -> memoryview:
         if self._head is not None:
             return self._body[self._body_end :]
-        return self._view[self._end :]
+        return self._buffer[self._end :]
 
     def buffer_updated(self, size: int) -> None:
         if self._head is not None:
@@ -166,7 +171,7 @@ class LeanProtocol(asyncio.BufferedProtocol):
         self._end += size
         if self._task is None and self._writable:
             self._next()
-        elif self._end == _READ_SIZE:
+        if self._end == _READ_SIZE:
             self._pause()
 
     def pause_writing(self) -> None:
@@ -180,15 +185,19 @@ class LeanProtocol(asyncio.BufferedProtocol):
     # -- what the server calls
 
     def finish(self) -> None:
-        """Close when the request in hand is answered; at once if there is none."""
+        """Close when the request in hand is answered; at once if not a byte of one is there."""
         self._finishing = True
-        if self._task is None and self._head is None and self._transport is not None:
+        if self._idle and self._transport is not None:
             self._transport.close()
 
     def abort(self) -> None:
         """Close now."""
         if self._transport is not None:
             self._transport.abort()
+
+    @property
+    def _idle(self) -> bool:
+        return self._task is None and self._head is None and self._start == self._end
 
     # -- one request
 
@@ -198,17 +207,19 @@ class LeanProtocol(asyncio.BufferedProtocol):
             self._start = self._end = 0
             self._resume()
             return
-        at = self._buffer.find(b"\r\n\r\n", self._start, self._end) + 4
-        if at < 4:
-            self._wait_for_head()
+        text = bytes(self._buffer[self._start : min(self._end, self._start + MAX_HEAD)])
+        size = text.find(b"\r\n\r\n") + 4
+        if size < 4:
+            self._wait_for_head(len(text))
             return
-        head = self._listener.heads.read(bytes(self._view[self._start : at]))
+        head = self._listener.heads.read(text[:size])
         if head is None or head.length > MAX_BODY:
             self._hand_over()
             return
+        at = self._start + size
         end = at + head.length
         if end <= self._end:
-            body = bytes(self._view[at:end])
+            body = bytes(self._buffer[at:end])
             self._start = end
             self._begin(head, body)
         elif end > _READ_SIZE:
@@ -216,28 +227,25 @@ class LeanProtocol(asyncio.BufferedProtocol):
         else:
             self._resume()
 
-    def _wait_for_head(self) -> None:
-        if self._end - self._start > _MAX_HEAD:
+    def _wait_for_head(self, received: int) -> None:
+        if received == MAX_HEAD:
             self._hand_over()
             return
         if self._start:
-            rest = bytes(self._view[self._start : self._end])
-            self._view[: len(rest)] = rest
-            self._start, self._end = 0, len(rest)
+            self._buffer[:received] = self._buffer[self._start : self._end]
+            self._start, self._end = 0, received
         self._resume()
 
     def _receive_into_place(self, head: _Head, at: int) -> None:
-        # np.empty does not clear its memory first, as bytearray would.
         self._body = np.empty(head.length, np.uint8).data.cast("B")
         self._body_end = self._end - at
-        self._body[: self._body_end] = self._view[at : self._end]
+        self._body[: self._body_end] = self._buffer[at : self._end]
         self._start = self._end = 0
         self._head = head
         self._resume()
 
     def _begin(self, head: _Head, body: Buffer) -> None:
         self._body = memoryview(b"")
-        self._active = self._loop.time()
         self._task = self._loop.create_task(self._run(head, body))
 
     async def _run(self, head: _Head, body: Buffer) -> None:
@@ -248,6 +256,7 @@ class LeanProtocol(asyncio.BufferedProtocol):
             call = Call(route.names, head.headers, body)
             answer = await self._listener.service.answer(route.handler, call)
         self._task = None
+        self._active = self._loop.time()
         if self._transport is None:
             return
         _write(self._transport, answer, self._finishing)
@@ -272,7 +281,7 @@ class LeanProtocol(asyncio.BufferedProtocol):
         transport = self._transport
         if transport is None:
             return
-        received = bytes(self._view[self._start : self._end])
+        received = bytes(self._buffer[self._start : self._end])
         self._leave()
         self._transport = None
         protocol = self._listener.hand_over()
@@ -292,7 +301,7 @@ class LeanProtocol(asyncio.BufferedProtocol):
 
     def _check_idle(self) -> None:
         left = self._active + _IDLE_SECONDS - self._loop.time()
-        if left <= 0 and self._task is None and self._transport is not None:
+        if left <= 0 and self._idle and self._transport is not None:
             self._transport.close()
         else:
             self._idle_timer = self._loop.call_later(max(left, 1.0), self._check_idle)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from urllib.parse import unquote
 
 from naiad.http.errors import WrongMethod
-from naiad_backends.errors import not_found
+from naiad_backends.errors import not_found, unsupported
 
 _MODEL = r"/v2/models/(?P<model>[^/]+)(?:/versions/(?P<version>[0-9]+))?"
 _REPOSITORY = r"/v2/repository(?:/(?P<repository>[^/]+))?"
@@ -29,6 +29,12 @@ ROUTES: Sequence[tuple[str, str, str]] = (
     ("POST", _REPOSITORY + "/models/(?P<model>[^/]+)/unload", "unload"),
 )
 """Method, pattern of the path, name of the handler; the first pattern that fits wins."""
+
+_NOT_YET = re.compile(
+    _MODEL + r"/(generate|generate_stream|trace/setting)"
+    r"|/v2/(system|cuda)sharedmemory(/region/[^/]+)?/(status|register|unregister)"
+    r"|/v2/(trace/setting|logging)|/metrics/?"
+)
 
 _COMPILED = [(method, re.compile(pattern), name) for method, pattern, name in ROUTES]
 
@@ -51,6 +57,8 @@ def find(method: str, path: str) -> Route:
                 raise WrongMethod(path, method, wanted)
             names = {k: unquote(v) for k, v in found.groupdict().items() if v is not None}
             return Route(handler, names)
+    if _NOT_YET.fullmatch(path):
+        raise unsupported(f"{path} is not served yet", hint="docs/protocol.md says what is")
     raise not_found(
         f"no such path: {path[:200]}", hint="paths begin with /v2 and have no slash at the end"
     )

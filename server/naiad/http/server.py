@@ -1,30 +1,13 @@
-"""The HTTP listener. Connections begin in the lean protocol; what it leaves goes to aiohttp.
-
-Here is aiohttp's side: reading a body, sending an answer, ending a connection. A client that
-leaves cancels its call.
-"""
+"""The HTTP listener. Connections begin in the lean protocol; what it leaves goes to aiohttp."""
 
 import asyncio
 import contextlib
-import logging
-
-import numpy as np
-from aiohttp import web
 
 from naiad.core.dataplane import DataPlane
-from naiad.http import errors, routes
-from naiad.http.call import Answer, Call
-from naiad.http.lean import MAX_BODY, Heads, LeanProtocol, too_large
+from naiad.http.full import FullServer
+from naiad.http.lean import Heads, LeanProtocol
 from naiad.http.service import HttpService
-from naiad_backends.api import Buffer
-from naiad_backends.errors import Code, NaiadError, invalid
-
-logger = logging.getLogger(__name__)
-
-_JOIN = 65_536
-"""Answers up to this many bytes are joined before they are sent: one write is cheaper then."""
-
-_READ_BUFFER = 2**20
+from naiad_backends.errors import Code, NaiadError
 
 
 class HttpServer:
@@ -41,16 +24,9 @@ class HttpServer:
         self._reuse_port = reuse_port
         self._listener: asyncio.Server | None = None
         self._lean: set[LeanProtocol] = set()
-        self._busy: set[web.RequestHandler] = set()
         self._freed = asyncio.Event()
+        self._full = FullServer(self.service, self._freed.set)
         self._stopping = False
-        self._aiohttp = web.Server(
-            self._handle,
-            handler_cancellation=True,
-            access_log=None,
-            auto_decompress=False,
-            read_bufsize=_READ_BUFFER,
-        )
 
     async def start(self) -> int:
         """Listen, and return the port. Raises UNAVAILABLE if that cannot be had."""
@@ -77,119 +53,32 @@ class HttpServer:
         self._stopping = True
         if self._listener is not None:
             self._listener.close()
-        # aiohttp's own shutdown stops reading at once, which would cut off a body that is still
-        # coming in; so idle connections are closed here and busy ones close after their answer.
-        for connection in self._aiohttp.connections:
-            if connection not in self._busy:
-                connection.close()
         for lean in list(self._lean):
             lean.finish()
+        self._full.finish()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(grace):
-                while self._busy or self._lean:
+                while self._lean or self._full.busy:
                     await self._freed.wait()
                     self._freed.clear()
         for lean in list(self._lean):
             lean.abort()
-        await self._aiohttp.shutdown(0)
+        await self._full.stop()
 
     # -- what a lean connection needs
 
     def opened(self, connection: LeanProtocol) -> None:
         """A connection has begun."""
         self._lean.add(connection)
+        if self._stopping:
+            # It was accepted just before the listener closed.
+            connection.finish()
 
     def closed(self, connection: LeanProtocol) -> None:
         """A connection has ended, or goes on with aiohttp."""
         self._lean.discard(connection)
         self._freed.set()
 
-    def hand_over(self) -> web.RequestHandler:
+    def hand_over(self) -> asyncio.Protocol:
         """aiohttp's protocol for a connection that the lean one does not judge."""
-        return self._aiohttp()
-
-    # -- aiohttp's side
-
-    async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
-        connection = request.protocol
-        self._busy.add(connection)
-        try:
-            response = await _send(request, await self._answer(request))
-            if self._stopping:
-                response.force_close()
-            return response
-        finally:
-            self._busy.discard(connection)
-            self._freed.set()
-
-    async def _answer(self, request: web.BaseRequest) -> Answer:
-        try:
-            route = routes.find(request.method, request.rel_url.raw_path)
-            body = await _read(request)
-        except NaiadError as error:
-            return errors.answer(error)
-        return await self.service.answer(route.handler, Call(route.names, request.headers, body))
-
-
-async def _send(request: web.BaseRequest, answer: Answer) -> web.StreamResponse:
-    headers = {"Content-Type": answer.content_type, **answer.headers}
-    if answer.size <= _JOIN:
-        return web.Response(status=answer.status, body=b"".join(answer.parts), headers=headers)
-    response = web.StreamResponse(status=answer.status, headers=headers)
-    response.content_length = answer.size
-    await response.prepare(request)
-    for part in answer.parts:
-        await response.write(part)
-    await response.write_eof()
-    return response
-
-
-async def _read(request: web.BaseRequest) -> Buffer:
-    """The body, copied together at most once.
-
-    Raises INVALID_ARG for one above MAX_BODY bytes. Sends `100 Continue` where it is asked for.
-    """
-    length = request.content_length
-    if length is not None and length > MAX_BODY:
-        raise too_large(length)
-    if "Expect" in request.headers:
-        _expect(request)
-    if length == 0 or not request.body_exists:
-        return b""
-    try:
-        if length is None:
-            return await _read_chunked(request)
-        return await _read_sized(request, length)
-    except web.RequestPayloadError as error:
-        raise invalid(f"the body cannot be read: {error}") from None
-
-
-async def _read_sized(request: web.BaseRequest, length: int) -> Buffer:
-    chunk = await request.content.readany()
-    if len(chunk) == length:
-        return chunk
-    # np.empty does not clear its memory first, as bytearray would.
-    buffer = np.empty(length, np.uint8).data.cast("B")
-    at = 0
-    while chunk:
-        buffer[at : at + len(chunk)] = chunk
-        at += len(chunk)
-        chunk = await request.content.readany()
-    return buffer
-
-
-async def _read_chunked(request: web.BaseRequest) -> bytes:
-    body = bytearray()
-    while chunk := await request.content.readany():
-        body += chunk
-        if len(body) > MAX_BODY:
-            raise too_large(len(body))
-    return bytes(body)
-
-
-def _expect(request: web.BaseRequest) -> None:
-    expectation = request.headers["Expect"]
-    if expectation.lower() != "100-continue":
-        raise invalid(f"unknown expectation '{expectation[:40]}'", field="Expect")
-    if request.transport is not None:
-        request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        return self._full.take_over()

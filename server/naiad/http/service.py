@@ -14,7 +14,7 @@ from naiad.core.dataplane import DataPlane
 from naiad.http import admin, errors, jsondata, v2
 from naiad.http.call import BINARY, Answer, Call
 from naiad_backends.api import Buffer
-from naiad_backends.errors import NaiadError, internal, invalid, unsupported
+from naiad_backends.errors import NaiadError, internal, invalid
 
 logger = logging.getLogger(__name__)
 
@@ -82,11 +82,7 @@ class HttpService:
             return call.body
         window_bits = _WINDOW_BITS.get(encoding.lower())
         if window_bits is None:
-            raise unsupported(
-                f"content encoding '{encoding}' is not served",
-                field="Content-Encoding",
-                hint="use gzip, deflate or identity",
-            )
+            raise errors.WrongEncoding(encoding)
         return _inflate(call.body, window_bits, self._max_input)
 
     def _bound(self, size: int) -> None:

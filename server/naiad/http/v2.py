@@ -12,11 +12,25 @@ from typing import Any, NoReturn
 
 from naiad.core.parameters import interpret
 from naiad.http import jsondata
-from naiad_backends.api import Buffer, ModelSpec, Parameter, Request, Response, Tensor
+from naiad_backends.api import (
+    Buffer,
+    ModelSpec,
+    Parameter,
+    Request,
+    Response,
+    Tensor,
+    unknown_datatype,
+)
 from naiad_backends.datatypes import DATATYPES
-from naiad_backends.errors import invalid, unsupported
+from naiad_backends.errors import NaiadError, invalid, unsupported
 
-_NOT_YET = {"classification", "shared_memory_region"}
+MAX_DIMENSIONS = 32
+"""Dimensions that a shape may have; every NumPy can make such an array."""
+
+MAX_ELEMENTS = 2**60 - 1
+"""Elements that a shape may stand for, zeros left out: their bytes are counted in an int64."""
+
+_NOT_YET = frozenset(("classification", "shared_memory_region"))
 
 
 @dataclass(slots=True)
@@ -110,11 +124,7 @@ def _read_input(item: Any, binary: _Binary, where: str) -> Tensor:
     name = _text(item, "name", None, where)
     datatype = _text(item, "datatype", None, where)
     shape = _read_shape(item.get("shape"), where)
-    parameters = item.get("parameters") or {}
-    if not isinstance(parameters, dict):
-        _wrong(f"{where}.parameters", "an object", parameters)
-    _refuse_not_yet(parameters, where)
-    size = parameters.get("binary_data_size")
+    size = _tensor_parameters(item, where).get("binary_data_size")
     data = item.get("data")
     if (size is None) == (data is None):
         raise invalid(
@@ -125,16 +135,46 @@ def _read_input(item: Any, binary: _Binary, where: str) -> Tensor:
         )
     if size is None:
         return jsondata.decode(name, datatype, shape, data, where)
-    return Tensor.from_wire(name, datatype, shape, binary.take(size, where))
+    if datatype not in DATATYPES:
+        raise unknown_datatype(datatype, f"{where}.datatype")
+    wire = binary.take(size, where)
+    try:
+        return Tensor.from_wire(name, datatype, shape, wire)
+    except NaiadError as error:
+        raise invalid(error.message, field=where, hint=error.hint) from None
 
 
 def _read_shape(shape: Any, where: str) -> tuple[int, ...]:
     if not isinstance(shape, list):
         _wrong(f"{where}.shape", "an array of integers", shape)
+    if len(shape) > MAX_DIMENSIONS:
+        raise invalid(
+            f"has {len(shape)} dimensions, more than the limit of {MAX_DIMENSIONS}",
+            field=f"{where}.shape",
+        )
+    elements = 1
     for number, size in enumerate(shape):
-        if type(size) is not int or not 0 <= size < 2**63:
-            _wrong(f"{where}.shape[{number}]", "an integer from 0 to 2^63-1", size)
+        if type(size) is not int or size < 0:
+            _wrong(f"{where}.shape[{number}]", "a non-negative integer", size)
+        elements *= size or 1
+    if elements > MAX_ELEMENTS:
+        raise invalid("stands for more elements than can be counted", field=f"{where}.shape")
     return tuple(shape)
+
+
+def _tensor_parameters(item: Mapping[str, Any], where: str) -> Mapping[str, Any]:
+    """The parameters of one input or output, without those that are not served yet."""
+    parameters = item.get("parameters")
+    if parameters is None:
+        return _NO_PARAMETERS
+    if not isinstance(parameters, dict):
+        _wrong(f"{where}.parameters", "an object", parameters)
+    if not _NOT_YET.isdisjoint(parameters):
+        _refuse_not_yet(parameters, where)
+    return parameters
+
+
+_NO_PARAMETERS: Mapping[str, Any] = {}
 
 
 def _read_parameters(request: Request, form: OutputForm, parameters: Any) -> None:
@@ -163,11 +203,7 @@ def _read_outputs(request: Request, form: OutputForm, outputs: Any) -> None:
             _wrong(where, "an object", item)
         name = _text(item, "name", None, where)
         names.append(name)
-        parameters = item.get("parameters") or {}
-        if not isinstance(parameters, dict):
-            _wrong(f"{where}.parameters", "an object", parameters)
-        _refuse_not_yet(parameters, where)
-        binary = parameters.get("binary_data")
+        binary = _tensor_parameters(item, where).get("binary_data")
         if binary is not None:
             if not isinstance(binary, bool):
                 _wrong(f"{where}.parameters.binary_data", "true or false", binary)
@@ -193,9 +229,7 @@ def _text(item: Mapping[str, Any], key: str, default: str | None, where: str = "
 def _wrong(where: str, wanted: str, value: Any) -> NoReturn:
     if value is None:
         raise invalid(f"missing; it must be {wanted}", field=where)
-    text = repr(value)
-    shown = text if len(text) <= 60 else f"{text[:60]}..."
-    raise invalid(f"must be {wanted}, not {shown}", field=where)
+    raise invalid(f"must be {wanted}, not {jsondata.show(value)}", field=where)
 
 
 def decode_raw(spec: ModelSpec, version: str, body: Buffer) -> tuple[Request, OutputForm]:
@@ -240,6 +274,7 @@ def encode(request: Request, response: Response, form: OutputForm) -> tuple[byte
     """
     outputs: list[dict[str, Any]] = []
     binary: list[Buffer] = []
+    numbers: list[Any] = []
     by_name = form.by_name
     for tensor in response.outputs:
         output: dict[str, Any] = {
@@ -255,6 +290,7 @@ def encode(request: Request, response: Response, form: OutputForm) -> tuple[byte
                 binary.append(wire)
         else:
             output["data"] = jsondata.encode(tensor)
+            numbers.append(output["data"])
         outputs.append(output)
     answer: dict[str, Any] = {
         "model_name": response.model_name,
@@ -265,4 +301,5 @@ def encode(request: Request, response: Response, form: OutputForm) -> tuple[byte
         answer["id"] = request.id
     if response.parameters:
         answer["parameters"] = dict(response.parameters)
-    return jsondata.dumps(answer, outputs), binary
+        numbers.extend(response.parameters.values())
+    return jsondata.dumps(answer, numbers), binary

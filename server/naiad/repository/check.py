@@ -1,7 +1,7 @@
 """`naiad check`: everything that is wrong with a repository, with file and line, without a server.
 
 Goes the way of a load, but does not stop at the first mistake. With backends at hand it also lets
-them complete the configurations from the models' files.
+them complete the configurations from the models' files, and load each model once.
 """
 
 from collections.abc import Iterator, Sequence
@@ -156,13 +156,15 @@ def _completed(
     try:
         backend = backends.get(config.backend)
         found = backend.complete(config.spec(newest, folder))
+        if found is not None:
+            config = config.with_completion(found)
+        config = config.with_defaults(backend.gpus(), backend.default_cpu_instances)
+        if not config.mistakes():
+            # Only a load tells whether the file is sound and agrees with what is given.
+            backend.load(config.spec(newest, folder)).close()
     except NaiadError as error:
-        told = config.source.placed([Mistake(error.field, error.message, error.hint)])
-        report.mistakes += [_placed(report.file, mistake) for mistake in told]
-        return config
-    if found is not None:
-        config = config.with_completion(found)
-    return config.with_defaults(backend.gpus(), backend.default_cpu_instances)
+        _add(report, folder, config.placed(error))
+    return config
 
 
 def _folder_warnings(folder: ModelFolder) -> Iterator[Finding]:

@@ -15,6 +15,7 @@ _REFUSED = {
     "ensemble_scheduling": "ensembles are not available yet",
     "batch_input": "inputs made by the batcher are not available yet",
     "batch_output": "outputs split by the batcher are not available yet",
+    "model_transaction_policy.decoupled": "decoupled models are not available yet",
     "model_repository_agents.agents": "repository agents are not available yet",
 }
 
@@ -22,12 +23,10 @@ _IGNORED = {
     "dynamic_batching": "requests run one by one",
     "response_cache.enable": "nothing is cached",
     "model_warmup": "the first requests are the warm-up",
-    "model_transaction_policy.decoupled": "each request gets exactly one response",
     "instance_group.rate_limiter": "an instance runs whenever it is idle",
     "instance_group.host_policy": "instances run on any core",
     "instance_group.secondary_devices": "instances run on their main device only",
     "input.allow_ragged_batch": "each request is a batch of its own",
-    "output.label_filename": "outputs are not classified",
     "optimization.priority": "all models have the same priority",
     "optimization.cuda": "no CUDA graphs are captured",
     "optimization.eager_batching": "requests run one by one",
