@@ -4,6 +4,7 @@ Five to ten times the cost of our own wire for a small call, but the reference f
 corners. Knows the library, not the protocol.
 """
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any, Final, NoReturn
 
@@ -90,6 +91,9 @@ def _stream(call: Streaming) -> "grpc.RpcMethodHandler[bytes, bytes]":
     async def handle(requests: Any, context: Context) -> None:
         try:
             await call(requests, context)
+        except grpc.aio.InternalError:
+            # A write failed: the client has gone, though the library's word of it may come later.
+            raise asyncio.CancelledError from None
         except Exception as error:
             await _abort(context, error)
 
