@@ -99,11 +99,13 @@ class Server:
             self._polling.cancel()
         try:
             async with asyncio.timeout(grace):
-                fronts = [f.stop(grace) for f in (self._http, self._grpc) if f is not None]
+                # Some time is left to unload when a client does not end what it has begun.
+                patience = 0.9 * grace
+                fronts = [f.stop(patience) for f in (self._http, self._grpc) if f is not None]
                 await asyncio.gather(*fronts)
                 await self.lifecycle.close()
         except TimeoutError:
-            logger.error("still busy %d seconds after the signal, ending at once", grace)
+            logger.error("still busy %d s after the signal, ending at once", grace)
             return False
         return True
 

@@ -1,0 +1,135 @@
+"""Small ONNX models and the repositories that they lie in."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from onnx import NodeProto, TensorProto, helper, numpy_helper
+
+ONNX_TYPES: Mapping[str, int] = {
+    "BOOL": TensorProto.BOOL,
+    "UINT8": TensorProto.UINT8,
+    "UINT16": TensorProto.UINT16,
+    "UINT32": TensorProto.UINT32,
+    "UINT64": TensorProto.UINT64,
+    "INT8": TensorProto.INT8,
+    "INT16": TensorProto.INT16,
+    "INT32": TensorProto.INT32,
+    "INT64": TensorProto.INT64,
+    "FP16": TensorProto.FLOAT16,
+    "FP32": TensorProto.FLOAT,
+    "FP64": TensorProto.DOUBLE,
+    "BF16": TensorProto.BFLOAT16,
+    "BYTES": TensorProto.STRING,
+}
+"""Every v2 datatype and what ONNX calls it."""
+
+_SHAPE = ["batch", "n"]
+
+
+def echo(datatype: str) -> bytes:
+    """`y = x`, of any shape in two dimensions of which the first is the batch."""
+    kind = ONNX_TYPES[datatype]
+    return _serialised([helper.make_node("Identity", ["x"], ["y"])], {"x": kind}, {"y": kind})
+
+
+def add(amount: float) -> bytes:
+    """`y = x + amount`, FP32, of any shape in two dimensions of which the first is the batch."""
+    return _serialised(
+        [helper.make_node("Add", ["x", "amount"], ["y"])],
+        {"x": TensorProto.FLOAT},
+        {"y": TensorProto.FLOAT},
+        [numpy_helper.from_array(np.array([amount], np.float32), "amount")],
+    )
+
+
+def slow_to_load() -> bytes:
+    """`y = x`, but onnxruntime multiplies large matrices of zeros for a second or two before: it
+    computes what does not depend on inputs when it loads a model."""
+    steps = 6
+    nodes = [helper.make_node("ConstantOfShape", ["shape"], ["m0"])]
+    nodes += [helper.make_node("MatMul", [f"m{n}", f"m{n}"], [f"m{n + 1}"]) for n in range(steps)]
+    nodes += [
+        helper.make_node("ReduceSum", [f"m{steps}"], ["zero"], keepdims=0),
+        helper.make_node("Add", ["x", "zero"], ["y"]),
+    ]
+    return _serialised(
+        nodes,
+        {"x": TensorProto.FLOAT},
+        {"y": TensorProto.FLOAT},
+        [numpy_helper.from_array(np.array([2000, 2000], np.int64), "shape")],
+    )
+
+
+def sum_and_difference() -> bytes:
+    """`sum = a + b` and `difference = a - b`, INT32."""
+    kind = TensorProto.INT32
+    return _serialised(
+        [
+            helper.make_node("Add", ["a", "b"], ["sum"]),
+            helper.make_node("Sub", ["a", "b"], ["difference"]),
+        ],
+        {"a": kind, "b": kind},
+        {"sum": kind, "difference": kind},
+    )
+
+
+def _serialised(
+    nodes: list[NodeProto],
+    inputs: Mapping[str, int],
+    outputs: Mapping[str, int],
+    weights: list[TensorProto] | None = None,
+) -> bytes:
+    graph = helper.make_graph(
+        nodes,
+        "graph",
+        [helper.make_tensor_value_info(name, kind, _SHAPE) for name, kind in inputs.items()],
+        [helper.make_tensor_value_info(name, kind, _SHAPE) for name, kind in outputs.items()],
+        weights or [],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    return model.SerializeToString()
+
+
+IDENTITY = """
+backend: "identity"
+max_batch_size: 8
+input { name: "INPUT0" data_type: TYPE_FP32 dims: -1 }
+output { name: "OUTPUT0" data_type: TYPE_FP32 dims: -1 }
+"""
+"""Configuration of a model without a file; text may be added to it."""
+
+
+def slow_identity(milliseconds: int) -> str:
+    """Configuration of a model that takes this long for each request, two at a time."""
+    delay = f'{{ key: "execute_delay_ms" value {{ string_value: "{milliseconds}" }} }}'
+    return f"{IDENTITY}instance_group {{ count: 2 kind: KIND_CPU }}\nparameters {delay}\n"
+
+
+def write_model(
+    repository: Path,
+    name: str,
+    versions: Mapping[int, bytes | None] | None = None,
+    config: str = "",
+) -> Path:
+    """Put a model into a repository and return its folder.
+
+    versions: number -> the ONNX file, None for an empty version folder; without any, version 1 is
+    empty.  config: the text of config.pbtxt; without it there is none.
+    """
+    folder = repository / name
+    for version, content in (versions or {1: None}).items():
+        (folder / str(version)).mkdir(parents=True, exist_ok=True)
+        if content is not None:
+            write_whole(folder / str(version) / "model.onnx", content)
+    if config:
+        write_whole(folder / "config.pbtxt", config.encode())
+    return folder
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Replace a file in one step, so that nobody sees half of it."""
+    fresh = path.with_name(f".{path.name}.new")
+    fresh.write_bytes(content)
+    os.replace(fresh, path)

@@ -1,0 +1,179 @@
+"""A real server process, `naiad serve`, and the plainest of HTTP clients to talk to it.
+
+Knows how to start one, wait for it and end it; knows nothing of models or of what is asked.
+"""
+
+import contextlib
+import http.client
+import json
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+NAIAD = Path(sys.executable).with_name("naiad")
+"""The installed command."""
+
+EXPLICIT_ALL = ("--model-control-mode=explicit", "--load-model=*")
+"""Flags of a server that has loaded everything and takes loads by request."""
+
+_ADDRESS = re.compile(r"^  (http|grpc)://(\S+)$", re.MULTILINE)
+
+
+@dataclass(frozen=True)
+class Reply:
+    """An HTTP answer, read to its end."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+    def json(self) -> Any:
+        """The body as JSON."""
+        return json.loads(self.body)
+
+
+class ServerProcess:
+    """`naiad serve` on free ports of 127.0.0.1. Its stdout and stderr go to files in `folder`."""
+
+    def __init__(self, folder: Path, repositories: Sequence[Path], flags: Sequence[str]) -> None:
+        """folder: existing, for this process alone. The process may still be starting."""
+        self._stdout = folder / "stdout"
+        self._stderr = folder / "stderr"
+        self.http = ""
+        self.grpc = ""
+        command = [
+            str(NAIAD),
+            "serve",
+            "--http-port=0",
+            "--grpc-port=0",
+            *(f"--model-repository={path}" for path in repositories),
+            *flags,
+        ]
+        with self._stdout.open("wb") as out, self._stderr.open("wb") as err:
+            self.process = subprocess.Popen(command, stdout=out, stderr=err)
+
+    def wait_ready(self) -> None:
+        """Wait for the banner and read the addresses from it."""
+        self.wait_for(lambda: "Naiad is ready." in self.output() and _ADDRESS.search(self.output()))
+        addresses = dict(_ADDRESS.findall(self.output()))
+        self.http, self.grpc = addresses.get("http", ""), addresses.get("grpc", "")
+
+    def wait_for(self, check: Callable[[], T]) -> T:
+        """`eventually`, but fails at once when the process ends."""
+
+        def alive_and_checked() -> T:
+            assert self.process.poll() is None, (
+                f"the server ended with code {self.process.returncode}:\n{self.log()}"
+            )
+            return check()
+
+        return eventually(alive_and_checked)
+
+    def output(self) -> str:
+        """What it has printed to stdout."""
+        return self._stdout.read_text()
+
+    def log(self) -> str:
+        """What it has printed to stderr."""
+        return self._stderr.read_text()
+
+    def signal(self, number: signal.Signals = signal.SIGTERM) -> None:
+        """Send a signal and return at once."""
+        self.process.send_signal(number)
+
+    def wait(self, seconds: float = 30) -> int:
+        """The exit code, once the process has ended by itself."""
+        return self.process.wait(seconds)
+
+    def stop(self) -> None:
+        """SIGTERM, a good end, and a log without a traceback."""
+        if self.process.poll() is None:
+            self.signal()
+        code = self.wait()
+        assert code == 0, f"exit code {code}:\n{self.log()}"
+        assert "Traceback" not in self.log(), self.log()
+
+    def kill(self) -> None:
+        """Leave nothing behind, whatever happened."""
+        if self.process.poll() is None:
+            self.process.kill()
+            self.process.wait()
+
+    def call(
+        self,
+        method: str,
+        path: str,
+        body: bytes | str = b"",
+        headers: Mapping[str, str] | None = None,
+    ) -> Reply:
+        """One HTTP request on a connection of its own."""
+        connection = http.client.HTTPConnection(*endpoint(self.http), timeout=30)
+        with contextlib.closing(connection) as client:
+            client.request(method, path, body, dict(headers or {}))
+            answer = client.getresponse()
+            return Reply(answer.status, dict(answer.getheaders()), answer.read())
+
+    def get(self, path: str) -> Reply:
+        """GET."""
+        return self.call("GET", path)
+
+    def post(self, path: str, document: Any = None) -> Reply:
+        """POST a JSON document, or nothing."""
+        return self.call("POST", path, b"" if document is None else json.dumps(document))
+
+
+@contextlib.contextmanager
+def serving(
+    folder: Path, *repositories: Path, flags: Sequence[str] = ()
+) -> Iterator[ServerProcess]:
+    """A server that is ready; at the end it is told to end and must do so well."""
+    server = ServerProcess(folder, repositories, flags)
+    try:
+        server.wait_ready()
+        yield server
+        server.stop()
+    finally:
+        server.kill()
+
+
+def endpoint(address: str) -> tuple[str, int]:
+    """Host and port of an address such as 127.0.0.1:8000."""
+    host, _, port = address.rpartition(":")
+    return host, int(port)
+
+
+def free_port() -> int:
+    """A port that nobody listens on, for servers that are to be called before they are ready."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@contextlib.contextmanager
+def starting(
+    folder: Path, *repositories: Path, flags: Sequence[str] = ()
+) -> Iterator[ServerProcess]:
+    """A server that may not get ready; how it ends is for the test to see."""
+    server = ServerProcess(folder, repositories, flags)
+    try:
+        yield server
+    finally:
+        server.kill()
+
+
+def eventually(check: Callable[[], T], seconds: float = 30) -> T:
+    """The first true answer of `check`, which is asked again and again. Fails after `seconds`."""
+    deadline = time.monotonic() + seconds
+    while not (answer := check()):
+        assert time.monotonic() < deadline, f"did not come true within {seconds} seconds"
+        time.sleep(0.02)
+    return answer

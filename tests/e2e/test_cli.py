@@ -1,0 +1,137 @@
+"""The `naiad` command as a person types it: check, banner, and what it says of mistakes."""
+
+import re
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from tests.e2e import graphs
+from tests.e2e.process import NAIAD, serving
+
+import naiad
+
+
+def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    """The command, to its end."""
+    return subprocess.run([NAIAD, *map(str, arguments)], capture_output=True, text=True, timeout=60)
+
+
+def test_version() -> None:
+    assert naiad.__version__ in run("--version").stdout
+
+
+def test_help_names_every_option_with_its_default() -> None:
+    text = run("serve", "--help").stdout
+    for option in ("--model-repository", "--model-control-mode", "--http-port", "--grpc-port"):
+        assert option in text
+    assert re.search(r"--http-port.*\[default: 8000\]", re.sub(r"\s+", " ", text))
+
+
+# -- naiad check
+
+
+@pytest.fixture(scope="module")
+def broken(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A repository with one good model and one of each kind of mistake."""
+    repository = tmp_path_factory.mktemp("broken")
+    graphs.write_model(repository, "good", {1: graphs.add(1)})
+    graphs.write_model(repository, "typo", config='backend: "identity"\nmax_batch_sise: 8\n')
+    graphs.write_model(repository, "syntax", config='backend: "identity"\n\ninput { name: }\n')
+    graphs.write_model(repository, "stranger", config='backend: "nobody"\n')
+    graphs.write_model(repository, "corrupt", {1: b"this is no ONNX file"})
+    (repository / "empty").mkdir()
+    yaml = graphs.write_model(repository, "yaml") / "config.yaml"
+    yaml.write_text("backend: identity\nmax_batch_size: many\n")
+    return repository
+
+
+@pytest.fixture(scope="module")
+def report(broken: Path) -> str:
+    """What `naiad check` says of it."""
+    before = _contents(broken)
+    done = run("check", broken)
+    assert done.returncode == 1
+    assert not done.stderr
+    assert _contents(broken) == before, "it wrote into the repository"
+    return done.stdout
+
+
+def _contents(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        r"typo/config\.pbtxt:2: max_batch_sise: .*did you mean 'max_batch_size'",
+        r"syntax/config\.pbtxt:3: ",
+        r"yaml/config\.yaml:2: max_batch_size: ",
+        r"stranger/config\.pbtxt.*nobody",
+        r"corrupt.*model\.onnx",
+        r"empty: .*no version",
+        r"# good: completed configuration",
+    ],
+)
+def test_check_names_file_and_line_of_every_mistake(report: str, pattern: str) -> None:
+    assert re.search(pattern, report), report
+
+
+def test_check_of_the_examples_finds_nothing(example_repository: Path) -> None:
+    done = run("check", example_repository)
+    assert done.returncode == 0
+    assert "5 models, 0 mistakes" in done.stdout
+
+
+def test_check_of_one_model(broken: Path) -> None:
+    done = run("check", broken / "good")
+    assert done.returncode == 0
+    assert 'name: "x"' in done.stdout
+
+
+# -- naiad serve, when it cannot
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "text"),
+    [
+        ([], 2, "--model-repository is missing"),
+        (["--model-repository=/nowhere"], 1, "'/nowhere' does not exist"),
+        (["--model-repository=.", "--http-port=x"], 2, "--http-port"),
+        (["--model-repository=.", "--backend-config=x"], 1, "--backend-config"),
+        (["--model-repository=.", "--model-control-mode=all"], 2, "explicit"),
+    ],
+)
+def test_options_that_cannot_be(arguments: Sequence[str], code: int, text: str) -> None:
+    done = run("serve", "--http-port=0", "--grpc-port=0", *arguments)
+    assert done.returncode == code
+    assert text in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("protocol", ["http", "grpc"])
+def test_a_port_that_is_taken(tmp_path: Path, protocol: str) -> None:
+    (tmp_path / "log").mkdir()
+    graphs.write_model(tmp_path / "models", "identity", config=graphs.IDENTITY)
+    with serving(tmp_path / "log", tmp_path / "models") as server:
+        port = getattr(server, protocol).rpartition(":")[2]
+        ports = {"http": 0, "grpc": 0} | {protocol: port}
+        done = run(
+            "serve",
+            f"--model-repository={tmp_path / 'models'}",
+            *(f"--{name}-port={number}" for name, number in ports.items()),
+        )
+    assert done.returncode == 1
+    assert port in done.stderr
+    assert "in use" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_the_banner_of_a_server_without_http(tmp_path: Path) -> None:
+    (tmp_path / "log").mkdir()
+    graphs.write_model(tmp_path / "models", "identity", config=graphs.IDENTITY)
+    flags = ["--allow-http=false"]
+    with serving(tmp_path / "log", tmp_path / "models", flags=flags) as server:
+        assert server.grpc
+        assert "http://" not in server.output()
+        assert "Models: identity" in server.output()
