@@ -5,6 +5,7 @@ Touched on the event loop only, so it needs no lock. A reload starts with a fres
 
 import time
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 
 @dataclass(slots=True)
@@ -29,8 +30,7 @@ class BatchStatistics:
     compute_output: Duration = field(default_factory=Duration)
 
 
-@dataclass(frozen=True, slots=True)
-class Phases:
+class Phases(NamedTuple):
     """When one execution passed each mark, all by `time.perf_counter_ns()`."""
 
     start: int

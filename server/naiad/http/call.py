@@ -35,4 +35,7 @@ class Answer:
     @property
     def size(self) -> int:
         """Bytes of the body."""
-        return sum(part.nbytes if type(part) is memoryview else len(part) for part in self.parts)
+        size = 0
+        for part in self.parts:
+            size += part.nbytes if type(part) is memoryview else len(part)
+        return size

@@ -57,9 +57,11 @@ class FullServer:
             if connection not in self._busy:
                 connection.force_close()
 
-    async def stop(self) -> None:
+    def abort(self) -> None:
         """Close every connection now."""
-        await self._server.shutdown(0)
+        for connection in self._server.connections:
+            if connection.transport is not None:
+                connection.transport.abort()
 
     def _free(self, connection: web.RequestHandler) -> None:
         self._busy.discard(connection)

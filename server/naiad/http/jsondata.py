@@ -30,7 +30,7 @@ _LEAVES: dict[str, tuple[frozenset[type], str]] = {
     "O": (frozenset({str}), "strings"),
 }
 
-_HALF_PAIR = re.compile(rb"\\\\u[dD][89a-fA-F]")
+_HALF_PAIR = re.compile(rb"\\u[dD][89a-fA-F]")
 
 
 def loads(text: bytes | memoryview) -> Any:

@@ -309,11 +309,13 @@ class LeanProtocol(asyncio.BufferedProtocol):
 
 def _write(transport: asyncio.Transport, answer: Answer, close: bool) -> None:
     size = answer.size
-    extra = "".join(f"{name}: {value}\r\n" for name, value in answer.headers.items())
+    extra = _CLOSE if close else ""
+    for name, value in answer.headers.items():
+        extra += f"{name}: {value}\r\n"
     head = (
         f"HTTP/1.1 {answer.status} {_PHRASES[answer.status]}\r\n"
         f"Content-Type: {answer.content_type}\r\nContent-Length: {size}\r\n{extra}"
-        f"Date: {_date(int(time.time()))}\r\n{_CLOSE if close else ''}\r\n"
+        f"Date: {_date(int(time.time()))}\r\n\r\n"
     ).encode("latin-1")
     if size <= _JOIN:
         transport.write(b"".join((head, *answer.parts)))

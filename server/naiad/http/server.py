@@ -58,12 +58,16 @@ class HttpServer:
         self._full.finish()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(grace):
-                while self._lean or self._full.busy:
-                    await self._freed.wait()
-                    self._freed.clear()
+                await self._all_free()
         for lean in list(self._lean):
             lean.abort()
-        await self._full.stop()
+        self._full.abort()
+        await self._all_free()
+
+    async def _all_free(self) -> None:
+        while self._lean or self._full.busy:
+            await self._freed.wait()
+            self._freed.clear()
 
     # -- what a lean connection needs
 
