@@ -62,5 +62,5 @@ def _count(name: str, value: Parameter) -> int:
 
 def _wrong(name: str, value: Parameter, wanted: str) -> NaiadError:
     return invalid(
-        f"parameter '{name}' is {value!r}, but must be {wanted}", field=f'parameters["{name}"]'
+        f"parameter '{name}' is {value!r:.60}, but must be {wanted}", field=f'parameters["{name}"]'
     )

@@ -6,12 +6,7 @@ from pathlib import Path
 
 import pytest
 import uvloop
-from hypothesis import settings
 from tests.unit.http.live import Live, serving, write_models
-
-# How long an example takes says nothing on a machine that others use too.
-settings.register_profile("untimed", deadline=None)
-settings.load_profile("untimed")
 
 
 def pytest_asyncio_loop_factories() -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
