@@ -277,6 +277,7 @@ class ModelSpec:
     graph_level: `optimization.graph.level`; 0 is the default, -1 basic, 1 extended, as in Triton.
     cpu_accelerators, gpu_accelerators: execution providers in order of preference.
     placements: one per instance that the server will ask for.
+    decoupled: a request may have any number of responses; instances are `StreamingInstance`s.
     """
 
     name: str
@@ -291,6 +292,7 @@ class ModelSpec:
     cpu_accelerators: tuple[Accelerator, ...] = ()
     gpu_accelerators: tuple[Accelerator, ...] = ()
     placements: tuple[Placement, ...] = ()
+    decoupled: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -333,6 +335,40 @@ class Instance(ABC):
     @abstractmethod
     def close(self) -> None:
         """Give back what only this instance holds. Must not raise."""
+
+
+class Responder(ABC):
+    """Where the responses to one request of a decoupled model go.
+
+    Ownership: the server's; the instance may keep it until it has sent the last response.
+    Concurrency: any thread may call it, also after `stream` has returned.
+    """
+
+    @abstractmethod
+    def send(self, response: Response | None, final: bool = False) -> None:
+        """Send a response, or with None and `final` only the word that there is none any more.
+
+        final: nothing follows. Exactly one call must say so, else the request never ends.
+        Failure: never blocks and never raises for a client that has left; raises INTERNAL for a
+        call after the final one, or one with nothing to say.
+        """
+
+    @property
+    @abstractmethod
+    def cancelled(self) -> bool:
+        """Nobody waits for responses any more: stop early, and then send the final word."""
+
+
+class StreamingInstance(Instance):
+    """An instance of a decoupled model: 0, 1 or many responses to a request, at any time."""
+
+    @abstractmethod
+    def stream(self, request: Request, responder: Responder) -> None:
+        """Begin to answer a request; the instance gets the next one when this returns.
+
+        Responses may be sent before and after returning. An exception ends the request with its
+        text as the final response; `execute` is not called on such a model.
+        """
 
 
 class Model(ABC):

@@ -3,12 +3,13 @@
 It knows which model is meant and what the server can tell of itself; it knows no wire format.
 """
 
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
 
 from naiad.core.lifecycle import Lifecycle
 from naiad.core.model import ServedModel
 from naiad.core.registry import IndexEntry, Registry, State
+from naiad.core.responses import Part
 from naiad.repository.config import ModelConfig
 from naiad_backends.api import ModelSpec, Request, Response, TensorSpec
 
@@ -68,6 +69,13 @@ class DataPlane:
         A server that is stopping still answers what its front ends let in.
         """
         return await self._registry.find(request.model_name, request.model_version).infer(request)
+
+    def stream(self, request: Request) -> AsyncGenerator[Part, None]:
+        """Run one request, with any number of responses: one part each, or a last one without.
+
+        Raises as `infer`, at once for an unknown model. Closing the iterator cancels the request.
+        """
+        return self._registry.find(request.model_name, request.model_version).stream(request)
 
     def live(self) -> bool:
         """True until the server shuts down."""

@@ -12,6 +12,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from queue import SimpleQueue
+from typing import Generic, TypeVar
 
 from naiad.core.stats import Phases
 from naiad_backends.api import Execution, Instance, Request, Response
@@ -36,7 +37,9 @@ class Job:
 
 def run(instance: Instance, job: Job) -> None:
     """Execute one job and leave response and phases in it. Never raises: the model's faults end
-    up in the response."""
+    up in the response. A cancelled one is left as it is: nobody waits for it."""
+    if job.future is not None and job.future.cancelled():
+        return
     start = time.perf_counter_ns()
     execution: Execution | None = None
     try:
@@ -64,28 +67,38 @@ def _only(responses: Sequence[Response]) -> Response:
     return responses[0]
 
 
-class InstanceThreads:
+InstanceT = TypeVar("InstanceT", bound=Instance)
+JobT = TypeVar("JobT")
+
+
+class InstanceThreads(Generic[InstanceT, JobT]):
     """One thread for each blocking instance of a model version, fed from one queue.
 
     `submit` and `stop` belong to the event loop; `finished` is called there for every job.
     """
 
     def __init__(
-        self, name: str, instances: Sequence[Instance], finished: Callable[[Job], None]
+        self,
+        name: str,
+        instances: Sequence[InstanceT],
+        work: Callable[[InstanceT, JobT], None],
+        finished: Callable[[JobT], None],
     ) -> None:
-        self._queue: SimpleQueue[Job | None] = SimpleQueue()
-        self._done: deque[Job] = deque()
+        """work: carries out a job on its instance's thread; must not raise."""
+        self._queue: SimpleQueue[JobT | None] = SimpleQueue()
+        self._done: deque[JobT] = deque()
+        self._carry_out = work
         self._waking = False
         self._finished = finished
         self._loop = asyncio.get_running_loop()
         self._ended = [asyncio.Event() for _ in instances]
         for number, (instance, ended) in enumerate(zip(instances, self._ended, strict=True)):
-            work = threading.Thread(
+            thread = threading.Thread(
                 target=self._work, args=(instance, ended), name=f"{name}#{number}", daemon=True
             )
-            work.start()
+            thread.start()
 
-    def submit(self, job: Job) -> None:
+    def submit(self, job: JobT) -> None:
         """Queue a job for the next free instance."""
         self._queue.put(job)
 
@@ -96,15 +109,13 @@ class InstanceThreads:
         for ended in self._ended:
             await ended.wait()
 
-    def _work(self, instance: Instance, ended: asyncio.Event) -> None:
+    def _work(self, instance: InstanceT, ended: asyncio.Event) -> None:
         while (job := self._queue.get()) is not None:
-            # Nobody waits for a cancelled job, so it must not cost an execution.
-            if job.future is None or not job.future.cancelled():
-                run(instance, job)
+            self._carry_out(instance, job)
             self._deliver(job)
         self._loop.call_soon_threadsafe(ended.set)
 
-    def _deliver(self, job: Job) -> None:
+    def _deliver(self, job: JobT) -> None:
         # The order matters: append, then look at the flag. The loop clears the flag before it
         # empties the deque, so either it still finds this job or the flag is down again.
         self._done.append(job)

@@ -1,14 +1,25 @@
 """One loaded model version: its configuration, scheduler, instances and statistics."""
 
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass
 
 from naiad.core.checks import RequestCheck
-from naiad.core.scheduler import Direct
+from naiad.core.decoupled import Decoupled
+from naiad.core.responses import Part
+from naiad.core.scheduler import Direct, Scheduler
 from naiad.core.stats import ModelStatistics
 from naiad.repository.config import ModelConfig
-from naiad_backends.api import Backend, Instance, Model, ModelSpec, Request, Response
-from naiad_backends.errors import NaiadError, internal
+from naiad_backends.api import (
+    Backend,
+    Instance,
+    Model,
+    ModelSpec,
+    Request,
+    Response,
+    StreamingInstance,
+)
+from naiad_backends.errors import NaiadError, internal, unsupported
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,10 +55,20 @@ def _load(backend: Backend, config: ModelConfig, spec: ModelSpec) -> LoadedModel
     try:
         for placement in spec.placements:
             instances.append(model.instance(placement))
+        _check_kind(spec, instances)
     except BaseException:
         LoadedModel(config, spec, model, instances).close()
         raise
     return LoadedModel(config, spec, model, instances)
+
+
+def _check_kind(spec: ModelSpec, instances: Sequence[Instance]) -> None:
+    if spec.decoupled and not all(isinstance(one, StreamingInstance) for one in instances):
+        raise unsupported(
+            "this backend gives exactly one response to each request",
+            field="model_transaction_policy.decoupled",
+            hint="remove it",
+        )
 
 
 class ServedModel:
@@ -61,11 +82,28 @@ class ServedModel:
         self.stats = ModelStatistics()
         self._loaded = loaded
         self._check = RequestCheck(loaded.spec)
-        self._scheduler = Direct(f"{self.name}/{self.version}", loaded.instances, self.stats)
+        name = f"{self.name}/{self.version}"
+        kind = Decoupled if loaded.spec.decoupled else Direct
+        self._scheduler: Scheduler = kind(name, loaded.instances, self.stats)
 
     async def infer(self, request: Request) -> Response:
         """Check and run a request. Raises NaiadError for a bad one or a failed one."""
         response = await self._scheduler.submit(request, self._check(request))
+        return self._finish(request, response)
+
+    async def stream(self, request: Request) -> AsyncGenerator[Part, None]:
+        """Check and run a request; its responses as they come. The last part is final.
+
+        Raises NaiadError as `infer` does, at any point. Closing the iterator early cancels.
+        """
+        async with aclosing(self._scheduler.stream(request, self._check(request))) as parts:
+            async for part in parts:
+                if part.response is not None:
+                    self._finish(request, part.response)
+                yield part
+
+    def _finish(self, request: Request, response: Response) -> Response:
+        """Raises the response's error; else signs it."""
         if response.error is not None:
             raise response.error
         if request.outputs and len(response.outputs) != len(request.outputs):

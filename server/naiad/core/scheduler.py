@@ -6,10 +6,11 @@ request that it accepted, and counts each of them in the version's statistics.
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Sequence
 from typing import Protocol
 
 from naiad.core.instance import InstanceThreads, Job, run
+from naiad.core.responses import Part
 from naiad.core.stats import ModelStatistics
 from naiad_backends.api import Instance, Request, Response
 from naiad_backends.errors import internal
@@ -18,12 +19,17 @@ from naiad_backends.errors import internal
 class Scheduler(Protocol):
     """What a model version needs of its scheduler."""
 
-    in_flight: int
-    """Requests that were accepted and have not ended, in the queue or on an instance."""
+    @property
+    def in_flight(self) -> int:
+        """Requests that were accepted and have not ended, in the queue or on an instance."""
 
     async def submit(self, request: Request, batch_size: int) -> Response:
         """Run a request that fits the model. Cancelling the call cancels the request; while it is
         queued it then never runs."""
+
+    def stream(self, request: Request, batch_size: int) -> AsyncGenerator[Part, None]:
+        """Run a request that fits the model; its responses as they come, the last part final.
+        Closing the iterator cancels the request."""
 
     async def drained(self) -> None:
         """Wait until `in_flight` is 0. No new request may come meanwhile."""
@@ -41,9 +47,9 @@ class Direct:
         self._idle = asyncio.Event()
         self._idle.set()
         self._inline: Instance | None = None
-        self._threads: InstanceThreads | None = None
+        self._threads: InstanceThreads[Instance, Job] | None = None
         if any(instance.blocking for instance in instances):
-            self._threads = InstanceThreads(name, instances, self._finished)
+            self._threads = InstanceThreads(name, instances, run, self._finished)
         else:
             self._inline = instances[0]
 
@@ -61,6 +67,9 @@ class Direct:
         if job.response is None:
             raise internal("the request ended without a response")
         return job.response
+
+    async def stream(self, request: Request, batch_size: int) -> AsyncGenerator[Part, None]:
+        yield Part(await self.submit(request, batch_size), True)
 
     def _finished(self, job: Job) -> None:
         self.in_flight -= 1

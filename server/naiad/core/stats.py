@@ -30,6 +30,18 @@ class BatchStatistics:
     compute_output: Duration = field(default_factory=Duration)
 
 
+@dataclass(slots=True)
+class ResponseStatistics:
+    """Responses of one index, the first being 0, of a decoupled model's requests."""
+
+    compute_infer: Duration = field(default_factory=Duration)
+    compute_output: Duration = field(default_factory=Duration)
+    success: Duration = field(default_factory=Duration)
+    fail: Duration = field(default_factory=Duration)
+    empty_response: Duration = field(default_factory=Duration)
+    cancel: Duration = field(default_factory=Duration)
+
+
 class Phases(NamedTuple):
     """When one execution passed each mark, all by `time.perf_counter_ns()`."""
 
@@ -60,6 +72,7 @@ class ModelStatistics:
     cache_hit: Duration = field(default_factory=Duration)
     cache_miss: Duration = field(default_factory=Duration)
     batches: dict[int, BatchStatistics] = field(default_factory=dict)
+    responses: dict[int, ResponseStatistics] = field(default_factory=dict)
 
     def executed(self, batch_size: int, phases: Phases) -> None:
         """One execution of a batch has ended, well or not."""
@@ -80,6 +93,21 @@ class ModelStatistics:
         self.compute_input.add(phases.compute_start - phases.start)
         self.compute_infer.add(phases.compute_end - phases.compute_start)
         self.compute_output.add(phases.end - phases.compute_end)
+
+    def responded(self, index: int, outcome: str, compute_ns: int, output_ns: int) -> None:
+        """One response of a decoupled model has been delivered.
+
+        outcome: `success`, `fail`, `empty_response` or `cancel`.  compute_ns: since the response
+        before it, or since the execution began.  output_ns: from the model to the event loop.
+        """
+        response = self.responses.get(index)
+        if response is None:
+            response = self.responses[index] = ResponseStatistics()
+        if outcome != "empty_response":
+            response.compute_infer.add(compute_ns)
+            response.compute_output.add(output_ns)
+        duration: Duration = getattr(response, outcome)
+        duration.add(compute_ns + output_ns)
 
     def failed(self, enqueued: int, now: int) -> None:
         """One request failed or was cancelled after it had been accepted."""

@@ -40,6 +40,14 @@ def statistics(dataplane: DataPlane, model: str, version: str) -> dict[str, Any]
     return {"model_stats": [_statistics(m) for m in dataplane.statistics(model, version)]}
 
 
+_RESPONSE_DURATIONS = (
+    "compute_infer",
+    "compute_output",
+    "success",
+    "fail",
+    "empty_response",
+    "cancel",
+)
 _DURATIONS = (
     "success",
     "fail",
@@ -61,7 +69,10 @@ def _statistics(served: ServedModel) -> dict[str, Any]:
         "inference_count": stats.inference_count,
         "execution_count": stats.execution_count,
         "inference_stats": {name: _duration(getattr(stats, name)) for name in _DURATIONS},
-        "response_stats": {},
+        "response_stats": {
+            str(index): {name: _duration(getattr(one, name)) for name in _RESPONSE_DURATIONS}
+            for index, one in sorted(stats.responses.items())
+        },
         "batch_stats": [
             {
                 "batch_size": size,

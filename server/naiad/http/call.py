@@ -1,12 +1,13 @@
 """A request and its answer as the handlers see them, whichever way they crossed the wire."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from naiad_backends.api import Buffer
 
 JSON = "application/json"
 BINARY = "application/octet-stream"
+EVENTS = "text/event-stream; charset=utf-8"
 
 
 @dataclass(slots=True)
@@ -25,12 +26,18 @@ class Call:
 
 @dataclass(slots=True)
 class Answer:
-    """One HTTP response. parts: the body, end to end.  headers: beside type and length."""
+    """One HTTP response.
+
+    parts: the body, end to end.  headers: beside type and length.
+    events: instead of `parts`, a body of unknown length, piece by piece. It raises nothing, and
+        whoever sends it closes it, also when the client has left.
+    """
 
     parts: Sequence[Buffer] = ()
     content_type: str = JSON
     status: int = 200
     headers: Mapping[str, str] = field(default_factory=dict)
+    events: AsyncGenerator[bytes, None] | None = None
 
     @property
     def size(self) -> int:

@@ -43,20 +43,24 @@ class WrongEncoding(NaiadError):
         )
 
 
-def answer(error: NaiadError) -> Answer:
-    """The error as an answer: status by the table, JSON by its parts."""
+def body(error: NaiadError) -> bytes:
+    """The error as a JSON object."""
     parts = {"error": str(error), "code": error.code.value}
     if error.field:
         parts["field"] = error.field
     if error.hint:
         parts["hint"] = error.hint
+    return orjson.dumps({name: _unicode(part) for name, part in parts.items()})
+
+
+def answer(error: NaiadError) -> Answer:
+    """The error as an answer: status by the table, JSON by its parts."""
     status, headers = STATUS[error.code], _NO_HEADERS
     if isinstance(error, WrongMethod):
         status, headers = 405, {"Allow": error.allowed}
     elif isinstance(error, WrongEncoding):
         headers = {"Accept-Encoding": "gzip, deflate"}
-    text = orjson.dumps({name: _unicode(part) for name, part in parts.items()})
-    return Answer([text], status=status, headers=headers)
+    return Answer([body(error)], status=status, headers=headers)
 
 
 def _unicode(text: str) -> str:

@@ -6,7 +6,8 @@ client that leaves cancels its call. aiohttp's own error pages become JSON like 
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import aclosing
 
 import numpy as np
 from aiohttp import HttpVersion11, web
@@ -158,6 +159,8 @@ def _path(request: web.BaseRequest) -> str:
 
 async def _send(request: web.BaseRequest, answer: Answer, close: bool) -> web.StreamResponse:
     headers = {"Content-Type": answer.content_type, **answer.headers}
+    if answer.events is not None:
+        return await _send_events(request, web.StreamResponse(headers=headers), answer.events)
     if answer.size <= _JOIN:
         response: web.StreamResponse = web.Response(
             status=answer.status, body=b"".join(answer.parts), headers=headers
@@ -171,6 +174,18 @@ async def _send(request: web.BaseRequest, answer: Answer, close: bool) -> web.St
         await response.prepare(request)
         for part in answer.parts:
             await response.write(part)
+        await response.write_eof()
+    return response
+
+
+async def _send_events(
+    request: web.BaseRequest, response: web.StreamResponse, events: AsyncGenerator[bytes, None]
+) -> web.StreamResponse:
+    """Send a body of unknown length; a client that leaves cancels, and that closes the events."""
+    async with aclosing(events):
+        await response.prepare(request)
+        async for event in events:
+            await response.write(event)
         await response.write_eof()
     return response
 

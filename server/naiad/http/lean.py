@@ -10,7 +10,8 @@ not judged here: the connection, with all the bytes of that request, is handed t
 import asyncio
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import aclosing
 from dataclasses import dataclass
 from email.utils import formatdate
 from functools import lru_cache
@@ -139,6 +140,7 @@ class LeanProtocol(asyncio.BufferedProtocol):
         self._task: asyncio.Task[None] | None = None
         self._reading = True
         self._writable = True
+        self._room: asyncio.Future[None] | None = None  # waited for by a body of unknown length
         self._finishing = False
         self._active = self._loop.time()
         self._idle_timer: asyncio.TimerHandle | None = None
@@ -179,6 +181,8 @@ class LeanProtocol(asyncio.BufferedProtocol):
 
     def resume_writing(self) -> None:
         self._writable = True
+        if self._room is not None and not self._room.done():
+            self._room.set_result(None)
         if self._task is None:
             self._next()
 
@@ -255,12 +259,37 @@ class LeanProtocol(asyncio.BufferedProtocol):
         else:
             call = Call(route.names, head.headers, body)
             answer = await self._listener.service.answer(route.handler, call)
+            if answer.events is not None:
+                await self._send_events(answer, answer.events)
+                return
         self._task = None
         self._active = self._loop.time()
         if self._transport is None:
             return
         _write(self._transport, answer, self._finishing)
-        if self._finishing:
+        self._go_on()
+
+    async def _send_events(self, answer: Answer, events: AsyncGenerator[bytes, None]) -> None:
+        """Send a body of unknown length, no faster than the client reads. A client that leaves
+        cancels the task, and that closes the events."""
+        async with aclosing(events):
+            if self._transport is not None:
+                framing = "Transfer-Encoding: chunked\r\n"
+                self._transport.write(_head_of(answer, framing, self._finishing))
+            async for event in events:
+                if self._transport is not None:
+                    self._transport.write(b"%x\r\n%b\r\n" % (len(event), event))
+                if not self._writable:
+                    self._room = self._loop.create_future()
+                    await self._room
+        self._task = None
+        self._active = self._loop.time()
+        if self._transport is not None:
+            self._transport.write(b"0\r\n\r\n")
+            self._go_on()
+
+    def _go_on(self) -> None:
+        if self._finishing and self._transport is not None:
             self._transport.close()
         elif self._writable:
             self._next()
@@ -309,18 +338,22 @@ class LeanProtocol(asyncio.BufferedProtocol):
 
 def _write(transport: asyncio.Transport, answer: Answer, close: bool) -> None:
     size = answer.size
-    extra = _CLOSE if close else ""
-    for name, value in answer.headers.items():
-        extra += f"{name}: {value}\r\n"
-    head = (
-        f"HTTP/1.1 {answer.status} {_PHRASES[answer.status]}\r\n"
-        f"Content-Type: {answer.content_type}\r\nContent-Length: {size}\r\n{extra}"
-        f"Date: {_date(int(time.time()))}\r\n\r\n"
-    ).encode("latin-1")
+    head = _head_of(answer, f"Content-Length: {size}\r\n", close)
     if size <= _JOIN:
         transport.write(b"".join((head, *answer.parts)))
     else:
         transport.writelines((head, *answer.parts))
+
+
+def _head_of(answer: Answer, framing: str, close: bool) -> bytes:
+    extra = _CLOSE if close else ""
+    for name, value in answer.headers.items():
+        extra += f"{name}: {value}\r\n"
+    return (
+        f"HTTP/1.1 {answer.status} {_PHRASES[answer.status]}\r\n"
+        f"Content-Type: {answer.content_type}\r\n{framing}{extra}"
+        f"Date: {_date(int(time.time()))}\r\n\r\n"
+    ).encode("latin-1")
 
 
 _CLOSE = "Connection: close\r\n"

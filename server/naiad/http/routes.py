@@ -16,6 +16,8 @@ _REPOSITORY = r"/v2/repository(?:/(?P<repository>[^/]+))?"
 
 ROUTES: Sequence[tuple[str, str, str]] = (
     ("POST", _MODEL + "/infer", "infer"),
+    ("POST", _MODEL + "/generate", "generate"),
+    ("POST", _MODEL + "/generate_stream", "generate_stream"),
     ("GET", "/v2/health/live", "live"),
     ("GET", "/v2/health/ready", "ready"),
     ("GET", "/v2", "server_metadata"),
@@ -31,7 +33,7 @@ ROUTES: Sequence[tuple[str, str, str]] = (
 """Method, pattern of the path, name of the handler; the first pattern that fits wins."""
 
 _NOT_YET = re.compile(
-    _MODEL + r"/(generate|generate_stream|trace/setting)"
+    _MODEL + r"/trace/setting"
     r"|/v2/(system|cuda)sharedmemory(/region/[^/]+)?/(status|register|unregister)"
     r"|/v2/(trace/setting|logging)|/metrics/?"
 )

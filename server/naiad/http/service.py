@@ -5,15 +5,17 @@ Knows no sockets: `server` and `lean` bring calls here and send the answers.
 
 import logging
 import zlib
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import aclosing
 from typing import Any
 
 import orjson
 
 from naiad.core.dataplane import DataPlane
-from naiad.http import admin, errors, jsondata, v2
-from naiad.http.call import BINARY, Answer, Call
-from naiad_backends.api import Buffer
+from naiad.core.responses import Part
+from naiad.http import admin, errors, generate, jsondata, v2
+from naiad.http.call import BINARY, EVENTS, Answer, Call
+from naiad_backends.api import Buffer, Request, Response
 from naiad_backends.errors import NaiadError, internal, invalid
 
 logger = logging.getLogger(__name__)
@@ -22,6 +24,8 @@ HEADER_LENGTH = "Inference-Header-Content-Length"
 
 _HEADER_LENGTH_KEY = HEADER_LENGTH.lower()
 _WINDOW_BITS = {"gzip": 31, "deflate": 15}
+
+_MISTAKE = "the server made a mistake; its log tells more"
 
 Handler = Callable[[Call], Awaitable[Answer]]
 
@@ -35,6 +39,8 @@ class HttpService:
         self._max_input = max_input
         self._handlers: dict[str, Handler] = {
             "infer": self._infer,
+            "generate": self._generate,
+            "generate_stream": self._generate_stream,
             "live": self._live,
             "ready": self._ready,
             "server_metadata": self._server_metadata,
@@ -55,7 +61,7 @@ class HttpService:
             return errors.answer(error)
         except Exception:
             logger.exception("%s of %s failed", handler, dict(call.names))
-            return errors.answer(internal("the server made a mistake; its log tells more"))
+            return errors.answer(internal(_MISTAKE))
 
     # -- inference
 
@@ -74,6 +80,42 @@ class HttpService:
         if not binary:
             return Answer((head,))
         return Answer((head, *binary), BINARY, 200, {HEADER_LENGTH: str(len(head))})
+
+    async def _generate(self, call: Call) -> Answer:
+        request = self._generate_request(call)
+        responses: list[Response] = []
+        async with aclosing(self._dataplane.stream(request)) as parts:
+            async for part in parts:
+                if part.response is not None:
+                    responses.append(part.response)
+                if len(responses) > 1:
+                    break
+        if len(responses) != 1:
+            raise internal(
+                f"the model gave {'no response' if not responses else 'several responses'}",
+                hint="use generate_stream",
+            )
+        return Answer((generate.encode(request, responses[0]),))
+
+    async def _generate_stream(self, call: Call) -> Answer:
+        request = self._generate_request(call)
+        parts = self._dataplane.stream(request)
+        try:
+            # What goes wrong before the first response still has a status of its own.
+            first = await anext(parts)
+            events = _events(request, first, parts)
+        except BaseException:
+            await parts.aclose()
+            raise
+        return Answer(content_type=EVENTS, events=events)
+
+    def _generate_request(self, call: Call) -> Request:
+        model, version = _model(call)
+        spec = self._dataplane.spec(model, version)
+        if call.headers.get("content-encoding", "identity").lower() != "identity":
+            raise invalid("generate takes no compressed body", field="Content-Encoding")
+        self._bound(len(call.body))
+        return generate.decode(spec, version, jsondata.loads(memoryview(call.body)))
 
     def _plain(self, call: Call) -> Buffer:
         """The body without its Content-Encoding."""
@@ -137,6 +179,24 @@ class HttpService:
         body = self._plain(call)
         self._bound(len(body))
         return jsondata.loads(bytes(body)) if body else None
+
+
+async def _events(
+    request: Request, first: Part, parts: AsyncGenerator[Part, None]
+) -> AsyncGenerator[bytes, None]:
+    """Server-sent events of all responses; an error is the last one."""
+    async with aclosing(parts):
+        try:
+            if first.response is not None:
+                yield generate.event(generate.encode(request, first.response))
+            async for part in parts:
+                if part.response is not None:
+                    yield generate.event(generate.encode(request, part.response))
+        except NaiadError as error:
+            yield generate.event(errors.body(error))
+        except Exception:
+            logger.exception("a stream of model '%s' failed", request.model_name)
+            yield generate.event(errors.body(internal(_MISTAKE)))
 
 
 def _model(call: Call) -> tuple[str, str]:

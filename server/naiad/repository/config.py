@@ -240,6 +240,7 @@ class ModelConfig:
             cpu_accelerators=_accelerators(accelerators.cpu_execution_accelerator),
             gpu_accelerators=_accelerators(accelerators.gpu_execution_accelerator),
             placements=tuple(_placements(message)),
+            decoupled=message.model_transaction_policy.decoupled,
         )
 
     def message(self) -> pb.ModelConfig:

@@ -15,7 +15,6 @@ _REFUSED = {
     "ensemble_scheduling": "ensembles are not available yet",
     "batch_input": "inputs made by the batcher are not available yet",
     "batch_output": "outputs split by the batcher are not available yet",
-    "model_transaction_policy.decoupled": "decoupled models are not available yet",
     "model_repository_agents.agents": "repository agents are not available yet",
 }
 

@@ -1,0 +1,141 @@
+"""The scheduler of decoupled models: each request alone, with any number of responses.
+
+An instance is free again when its `stream` returns; a request has ended with its final word, which
+may come later. Both are counted, and a version drains only when every request has ended.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncGenerator, Sequence
+from dataclasses import dataclass
+
+from naiad.core.instance import InstanceThreads
+from naiad.core.responses import Part, ResponseStream
+from naiad.core.stats import ModelStatistics, Phases
+from naiad_backends.api import Instance, Request, Response, StreamingInstance
+from naiad_backends.errors import NaiadError, internal, unsupported
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(slots=True, eq=False)
+class _Job:
+    """One request.
+
+    enqueued, started, before: when it came, began and last responded, by `time.perf_counter_ns()`.
+    """
+
+    request: Request
+    batch_size: int
+    enqueued: int
+    stream: ResponseStream
+    started: int = 0
+    before: int = 0
+    failed: bool = False
+    responses: int = 0
+
+
+class Decoupled:
+    """Runs a model version's streaming instances, each on a thread or, if quick, on the loop."""
+
+    def __init__(self, name: str, loaded: Sequence[Instance], stats: ModelStatistics) -> None:
+        """loaded: all of them streaming instances."""
+        instances = [one for one in loaded if isinstance(one, StreamingInstance)]
+        self._stats = stats
+        self._jobs: dict[ResponseStream, _Job] = {}
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._inline = None if any(one.blocking for one in instances) else instances[0]
+        self._threads: InstanceThreads[StreamingInstance, _Job] | None = None
+        if self._inline is None:
+            self._threads = InstanceThreads(name, instances, _run, lambda job: None)
+
+    @property
+    def in_flight(self) -> int:
+        """Requests that were accepted and have not had their final word."""
+        return len(self._jobs)
+
+    async def submit(self, request: Request, batch_size: int) -> Response:
+        """Raises UNSUPPORTED: the number of responses is not known to be one."""
+        raise unsupported(
+            f"model '{request.model_name}' is decoupled: a request may have 0 to many responses",
+            hint="use ModelStreamInfer or POST .../generate_stream",
+        )
+
+    async def stream(self, request: Request, batch_size: int) -> AsyncGenerator[Part, None]:
+        """The responses as they come, the last part final. Closing the iterator cancels."""
+        stream = self._open(request, batch_size)
+        try:
+            async for part in stream.parts():
+                yield part
+        finally:
+            stream.cancel()
+
+    def _open(self, request: Request, batch_size: int) -> ResponseStream:
+        stream = ResponseStream(self._responded)
+        job = _Job(request, batch_size, time.perf_counter_ns(), stream)
+        self._jobs[stream] = job
+        self._idle.clear()
+        if self._threads is not None:
+            self._threads.submit(job)
+        elif self._inline is not None:
+            _run(self._inline, job)
+        return stream
+
+    def _responded(self, stream: ResponseStream, part: Part) -> None:
+        job = self._jobs[stream]
+        outcome = _outcome(part, stream.cancelled)
+        job.failed |= outcome in ("fail", "cancel")
+        output_ns = time.perf_counter_ns() - part.sent
+        self._stats.responded(job.responses, outcome, part.sent - job.before, output_ns)
+        job.before = part.sent
+        job.responses += 1
+        if part.final:
+            self._end(job, part.sent)
+
+    def _end(self, job: _Job, sent: int) -> None:
+        del self._jobs[job.stream]
+        now = time.perf_counter_ns()
+        start = job.started or sent
+        phases = Phases(start, start, sent, sent)
+        if job.started:
+            self._stats.executed(job.batch_size, phases)
+        if job.failed:
+            self._stats.failed(job.enqueued, now)
+        else:
+            self._stats.succeeded(job.batch_size, job.enqueued, phases, now)
+        if not self._jobs:
+            self._idle.set()
+
+    async def drained(self) -> None:
+        """Wait until `in_flight` is 0. No new request may come meanwhile."""
+        await self._idle.wait()
+
+    async def stop(self) -> None:
+        """End the threads, after `drained`."""
+        if self._threads is not None:
+            await self._threads.stop()
+
+
+def _outcome(part: Part, cancelled: bool) -> str:
+    if cancelled:
+        return "cancel"
+    if part.response is None:
+        return "empty_response"
+    return "success" if part.response.error is None else "fail"
+
+
+def _run(instance: StreamingInstance, job: _Job) -> None:
+    """Let an instance begin a request; what it raises becomes the stream's end."""
+    if job.stream.cancelled:
+        job.stream.fail(internal("the client has left"))
+        return
+    job.started = job.before = time.perf_counter_ns()
+    try:
+        instance.stream(job.request, job.stream)
+    except NaiadError as error:
+        job.stream.fail(error)
+    except Exception as error:
+        logger.exception("model '%s' failed", job.request.model_name)
+        job.stream.fail(internal(f"the model failed: {type(error).__name__}: {error}"))
