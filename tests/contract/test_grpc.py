@@ -12,11 +12,13 @@ import numpy as np
 import pytest
 import tritonclient.grpc
 import tritonclient.grpc.aio
+from tests.contract.grpc_server import SERVICE, add_model, data_plane, infer_message
 from tritonclient.utils import InferenceServerException
 
 from naiad.core.dataplane import DataPlane
-from naiad.core.lifecycle import ControlMode, Lifecycle, LoadOptions
+from naiad.core.lifecycle import Lifecycle, LoadOptions
 from naiad.core.registry import Registry
+from naiad.grpc.library import LibraryServer
 from naiad.grpc.server import GrpcServer
 from naiad.repository.layout import Repositories
 from naiad_backends.api import Array, Request, Response
@@ -31,51 +33,18 @@ from naiad_proto.health import (
     ServingStatus,
 )
 
-SERVICE = "/inference.GRPCInferenceService/"
 METHODS = pb.DESCRIPTOR.services_by_name["GRPCInferenceService"].methods_by_name
 UNSUPPORTED = [n for n in METHODS if "SharedMemory" in n or n in ("TraceSetting", "LogSettings")]
 OPTIONS = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
 
-
-def add_model(
-    repository: Path, name: str, datatype: str = "FP32", batch: int = 0, delay_ms: int = 0
-) -> None:
-    """A model that echoes tensors of one datatype and two dimensions."""
-    folder = repository / name
-    (folder / "1").mkdir(parents=True)
-    dims = "[ -1 ]" if batch else "[ -1, -1 ]"
-    (folder / "config.pbtxt").write_text(
-        f"""
-        backend: "identity"
-        max_batch_size: {batch}
-        input [ {{ name: "IN" data_type: TYPE_{datatype} dims: {dims} }} ]
-        output [ {{ name: "OUT" data_type: TYPE_{datatype} dims: {dims} }} ]
-        parameters {{ key: "execute_delay_ms" value {{ string_value: "{delay_ms}" }} }}
-        """
-    )
-
-
-@contextlib.asynccontextmanager
-async def data_plane(repository: Path, names: Sequence[str]) -> AsyncIterator[DataPlane]:
-    """A data plane with these models loaded."""
-    registry = Registry()
-    lifecycle = Lifecycle(
-        Repositories([repository]),
-        BackendRegistry(),
-        registry,
-        LoadOptions(ControlMode.EXPLICIT),
-    )
-    assert await lifecycle.start(names) == {}
-    plane = DataPlane(registry, lifecycle, "naiad", "1.2.3", strict=True)
-    plane.started = True
-    yield plane
-    await lifecycle.close()
+Server = GrpcServer | LibraryServer
+Kind = type[GrpcServer] | type[LibraryServer]
 
 
 class Running:
     """A server, and a channel to it that speaks bytes."""
 
-    def __init__(self, server: GrpcServer, plane: DataPlane, repository: Path, port: int) -> None:
+    def __init__(self, server: Server, plane: DataPlane, repository: Path, port: int) -> None:
         self.server = server
         self.plane = plane
         self.repository = repository
@@ -104,14 +73,21 @@ async def failure(call: Awaitable[Any]) -> grpc.aio.AioRpcError:
     return caught.value
 
 
+@pytest.fixture(params=[GrpcServer, LibraryServer], ids=["own", "library"])
+def kind(request: pytest.FixtureRequest) -> Kind:
+    """The wire: what holds for clients holds on both."""
+    chosen: Kind = request.param
+    return chosen
+
+
 @contextlib.asynccontextmanager
 async def serve(
-    repository: Path, names: Sequence[str], plane: DataPlane | None = None
+    kind: Kind, repository: Path, names: Sequence[str], plane: DataPlane | None = None
 ) -> AsyncIterator[Running]:
     async with contextlib.AsyncExitStack() as stack:
         if plane is None:
             plane = await stack.enter_async_context(data_plane(repository, names))
-        server = GrpcServer(plane, "127.0.0.1", 0, reuse_port=False)
+        server = kind(plane, "127.0.0.1", 0, reuse_port=False)
         running = Running(server, plane, repository, await server.start())
         try:
             yield running
@@ -121,11 +97,11 @@ async def serve(
 
 
 @pytest.fixture
-async def running(tmp_path: Path) -> AsyncIterator[Running]:
+async def running(kind: Kind, tmp_path: Path) -> AsyncIterator[Running]:
     add_model(tmp_path, "echo")
     add_model(tmp_path, "batching", batch=4)
     add_model(tmp_path, "slow", delay_ms=100)
-    async with serve(tmp_path, ["*"]) as server:
+    async with serve(kind, tmp_path, ["*"]) as server:
         yield server
 
 
@@ -140,16 +116,6 @@ def tensor(array: Array, name: str = "IN", datatype: str = "FP32") -> Any:
     given = tritonclient.grpc.InferInput(name, list(array.shape), datatype)
     given.set_data_from_numpy(array)
     return given
-
-
-def infer_message(model: str = "echo", rows: int = 1, **rest: Any) -> pb.ModelInferRequest:
-    """A valid request with `rows` x 2 zeros."""
-    return pb.ModelInferRequest(
-        model_name=model,
-        inputs=[pb.ModelInferRequest.InferInputTensor(name="IN", datatype="FP32", shape=[rows, 2])],
-        raw_input_contents=[bytes(rows * 8)],
-        **rest,
-    )
 
 
 # -- health, metadata, configuration, statistics
@@ -294,11 +260,11 @@ async def test_infer_small_and_large(client: Any, rows: int) -> None:
         ("STRING", np.array([["", "a"], [b"\0\xff", "ä" * 100]], dtype=object)),
     ],
 )
-async def test_infer_datatypes(tmp_path: Path, datatype: str, array: Array) -> None:
+async def test_infer_datatypes(kind: Kind, tmp_path: Path, datatype: str, array: Array) -> None:
     add_model(tmp_path, "typed", datatype)
     wire_name = "BYTES" if datatype == "STRING" else datatype
     async with (
-        serve(tmp_path, ["typed"]) as running,
+        serve(kind, tmp_path, ["typed"]) as running,
         tritonclient.grpc.aio.InferenceServerClient(running.url) as client,
     ):
         result = await client.infer("typed", [tensor(array, datatype=wire_name)])
@@ -407,11 +373,13 @@ class Faulty(DataPlane):
 
 
 async def test_every_code_reaches_the_client(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+    kind: Kind, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     registry = Registry()
     lifecycle = Lifecycle(Repositories([]), BackendRegistry(), registry, LoadOptions())
-    async with serve(tmp_path, [], Faulty(registry, lifecycle, "n", "1", strict=True)) as running:
+    async with serve(
+        kind, tmp_path, [], Faulty(registry, lifecycle, "n", "1", strict=True)
+    ) as running:
         for code in Code:
             error = await running.fails("ModelInfer", infer_message(code))
             assert error.details() == "on purpose"
@@ -586,25 +554,25 @@ async def test_health_watch(running: Running) -> None:
 # -- start and stop
 
 
-async def test_a_port_that_is_taken(running: Running) -> None:
+async def test_a_port_that_is_taken(kind: Kind, running: Running) -> None:
     port = int(running.url.rpartition(":")[2])
-    second = GrpcServer(running.plane, "127.0.0.1", port, reuse_port=False)
+    second = kind(running.plane, "127.0.0.1", port, reuse_port=False)
     with pytest.raises(NaiadError, match=f"127.0.0.1 port {port}: Address already in use"):
         await second.start()
 
 
-async def test_a_port_that_is_shared(tmp_path: Path) -> None:
+async def test_a_port_that_is_shared(kind: Kind, tmp_path: Path) -> None:
     async with data_plane(tmp_path, []) as plane:
-        first = GrpcServer(plane, "127.0.0.1", 0, reuse_port=True)
+        first = kind(plane, "127.0.0.1", 0, reuse_port=True)
         port = await first.start()
-        second = GrpcServer(plane, "127.0.0.1", port, reuse_port=True)
+        second = kind(plane, "127.0.0.1", port, reuse_port=True)
         assert await second.start() == port
         await first.stop(0)
         await second.stop(0)
 
 
-async def test_an_address_of_another_machine(running: Running) -> None:
-    server = GrpcServer(running.plane, "192.0.2.1", 0, reuse_port=False)
+async def test_an_address_of_another_machine(kind: Kind, running: Running) -> None:
+    server = kind(running.plane, "192.0.2.1", 0, reuse_port=False)
     with pytest.raises(NaiadError, match="--grpc-address") as caught:
         await server.start()
     assert caught.value.code is Code.UNAVAILABLE

@@ -8,7 +8,7 @@ import asyncio
 import struct
 import zlib
 from collections import deque
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from typing import Final, Protocol
 
 import grpc
@@ -22,8 +22,18 @@ LARGEST: Final = 2**31 - 1
 
 _PREFIX: Final = struct.Struct(">BI")
 _UNREAD_LIMIT: Final = 4 * 2**20
+_UNREAD_WEIGHT: Final = 64
+"""What a message costs beside its bytes, of which it may have none."""
 _UNSENT_LIMIT: Final = 2**20
+_SMALL: Final = 16_384
+"""Up to this size, one piece costs less to send than several."""
+
 _WINDOW_BITS: Final = {"gzip": 31, "deflate": 15}
+_INFLATED_RATIO: Final = 16
+_INFLATED_ALWAYS: Final = 64 * 2**20
+"""A compressed message may grow to 16 times its size, and any to 64 MiB. Without a limit, 2 MB of
+zeros that were compressed cost us 2 GiB; tensors that shrink more are hardly more than a constant.
+"""
 
 
 class CallFault(Exception):
@@ -46,7 +56,8 @@ class Wire(Protocol):
 
 
 class Call:
-    """A stream of the connection. All of it happens on the event loop."""
+    """A stream of the connection, and an iterator over the client's messages that ends with them.
+    All of it happens on the event loop."""
 
     __slots__ = (
         "_arrived",
@@ -56,6 +67,7 @@ class Call:
         "_partial",
         "_room",
         "_wire",
+        "credit",
         "deadline",
         "ended",
         "finished",
@@ -63,7 +75,6 @@ class Call:
         "head_sent",
         "messages",
         "receive_window",
-        "send_window",
         "stream",
         "task",
         "trailers",
@@ -73,14 +84,15 @@ class Call:
     )
 
     def __init__(
-        self, wire: Wire, stream: int, head: CallHead, send_window: int, receive_window: int
+        self, wire: Wire, stream: int, head: CallHead, receive_window: int, ended: bool
     ) -> None:
-        """send_window, receive_window: bytes that either side may send now."""
+        """receive_window: bytes that the client may send now.  ended: it sends nothing at all."""
         self._wire = wire
         self.stream = stream
         self.head = head
-        self.send_window = send_window
         self.receive_window = receive_window
+        self.credit = 0
+        """Bytes that we may send beyond what every call begins with; those sent are taken off."""
         self.task: asyncio.Task[None] | None = None
         self.deadline: asyncio.TimerHandle | None = None
         # Receiving: the message that is coming in, then the messages that nobody has taken.
@@ -90,7 +102,7 @@ class Call:
         self._at = 0
         self.messages: deque[Buffer] = deque()
         self.unread = 0
-        self.ended = False
+        self.ended = ended
         self._arrived: asyncio.Event | None = None
         # Sending: messages in their framing, then the trailers.
         self.unsent: deque[memoryview] = deque()
@@ -128,23 +140,26 @@ class Call:
 
     def end(self) -> None:
         """The client sends nothing more. Raises CallFault if a message was cut off."""
-        if self._message is not None or self._partial:
+        if self.begun():
             raise CallFault(grpc.StatusCode.INTERNAL, "the last message is cut off")
         self.ended = True
         if self._arrived is not None:
             self._arrived.set()
 
+    def begun(self) -> bool:
+        """Whether a part of a message has come in, and not all of it."""
+        return self._message is not None or self._partial != b""
+
     def _begin(self, chunk: memoryview) -> memoryview:
         """Read a message's five bytes, and the message too if it is here in whole."""
         if self._partial or len(chunk) < _PREFIX.size:
             missing = _PREFIX.size - len(self._partial)
-            prefix = self._partial + bytes(chunk[:missing])
+            self._partial += bytes(chunk[:missing])
             chunk = chunk[missing:]
-            if len(prefix) < _PREFIX.size:
-                self._partial = prefix
+            if len(self._partial) < _PREFIX.size:
                 return chunk
+            flag, size = _PREFIX.unpack(self._partial)
             self._partial = b""
-            flag, size = _PREFIX.unpack(prefix)
         else:
             flag, size = _PREFIX.unpack_from(chunk)
             chunk = chunk[_PREFIX.size :]
@@ -163,7 +178,7 @@ class Call:
         if self._compressed:
             message = _inflate(message, self.head.encoding)
         self.messages.append(message)
-        self.unread += len(message)
+        self.unread += len(message) + _UNREAD_WEIGHT
         if self._arrived is not None:
             self._arrived.set()
 
@@ -176,43 +191,59 @@ class Call:
             for name, value in self.head.metadata
         ]
 
-    async def requests(self) -> AsyncIterator[Buffer]:
-        """The client's messages as they come, until it has no more."""
-        self._arrived = asyncio.Event()
-        while True:
-            while self.messages:
-                message = self.messages.popleft()
-                self.unread -= len(message)
-                self._wire.grant(self)
-                yield message
-            if self.ended:
-                return
-            self._arrived.clear()
-            await self._arrived.wait()
+    def __aiter__(self) -> "Call":
+        return self
 
-    async def write(self, message: Buffer) -> None:
+    async def __anext__(self) -> Buffer:
+        while not self.messages:
+            if self.ended:
+                raise StopAsyncIteration
+            self._arrived = asyncio.Event()
+            await self._arrived.wait()
+        message = self.messages.popleft()
+        self.unread -= len(message) + _UNREAD_WEIGHT
+        self._wire.grant(self)
+        return message
+
+    async def write(self, parts: Sequence[Buffer]) -> None:
         """Send a message; waits while the client is slow to take the ones before."""
-        self.put(message)
+        if self.finished:
+            return
+        self.put(parts)
         self._wire.pump(self)
         while self.unsent_size > _UNSENT_LIMIT and not self.finished:
             self._room = asyncio.Event()
             await self._room.wait()
 
-    def put(self, message: Buffer) -> None:
+    def put(self, parts: Sequence[Buffer]) -> None:
         """Frame a message and lay it out for sending."""
-        prefix = _PREFIX.pack(0, len(message))
-        self.unsent += (memoryview(prefix), memoryview(message))
-        self.unsent_size += _PREFIX.size + len(message)
+        size = sum(map(len, parts))
+        if size <= _SMALL:
+            self.unsent.append(memoryview(b"".join((prefix(size), *parts))))
+        else:
+            self.unsent.append(memoryview(prefix(size)))
+            self.unsent += [memoryview(part) for part in parts if len(part)]
+        self.unsent_size += _PREFIX.size + size
 
-    def sent(self, size: int) -> None:
-        """The connection has taken that many bytes of `unsent`."""
+    def take(self, size: int) -> list[memoryview]:
+        """Cut `size` bytes off the front of what is to be sent, without copying them."""
+        pieces: list[memoryview] = []
         self.unsent_size -= size
+        self.credit -= size
+        while size:
+            piece = self.unsent.popleft()
+            if len(piece) > size:
+                self.unsent.appendleft(piece[size:])
+                piece = piece[:size]
+            pieces.append(piece)
+            size -= len(piece)
         if self._room is not None and self.unsent_size <= _UNSENT_LIMIT:
             self._room.set()
+        return pieces
 
     def hungry(self) -> bool:
-        """Whether the client should go on sending: always in the middle of a message."""
-        return not self.ended and (self._message is not None or self.unread < _UNREAD_LIMIT)
+        """Whether the client should go on sending; if not, it should once a message is taken."""
+        return not self.ended and self.unread < _UNREAD_LIMIT
 
     def finish(self) -> None:
         """The call is over: whoever waits for it goes on."""
@@ -228,9 +259,9 @@ class Call:
             self._room.set()
 
 
-def frame(message: Buffer) -> bytes:
-    """A message behind its five bytes."""
-    return b"".join((_PREFIX.pack(0, len(message)), message))
+def prefix(size: int) -> bytes:
+    """The five bytes in front of a message that is not compressed."""
+    return _PREFIX.pack(0, size)
 
 
 def _bad_prefix(flag: int, size: int) -> CallFault:
@@ -242,18 +273,26 @@ def _bad_prefix(flag: int, size: int) -> CallFault:
 
 
 def _inflate(message: Buffer, encoding: str) -> bytes:
+    if encoding == "identity":
+        raise CallFault(grpc.StatusCode.INTERNAL, "a compressed message without grpc-encoding")
     window_bits = _WINDOW_BITS.get(encoding)
     if window_bits is None:
         raise CallFault(
-            grpc.StatusCode.UNIMPLEMENTED, f"message encoding '{encoding}'; use gzip or deflate"
+            grpc.StatusCode.UNIMPLEMENTED,
+            f"unknown message encoding '{encoding[:32]}'; use gzip or deflate",
         )
+    most = min(max(len(message) * _INFLATED_RATIO, _INFLATED_ALWAYS), LARGEST)
     inflater = zlib.decompressobj(window_bits)
     try:
-        plain = inflater.decompress(message, LARGEST)
+        plain = inflater.decompress(message, most + 1)
     except zlib.error as error:
         raise CallFault(grpc.StatusCode.INTERNAL, f"a corrupt {encoding} message") from error
-    if not inflater.eof:
+    if len(plain) > most:
         raise CallFault(
-            grpc.StatusCode.RESOURCE_EXHAUSTED, f"a {encoding} message that is cut off or too large"
+            grpc.StatusCode.RESOURCE_EXHAUSTED,
+            f"a {encoding} message of {len(message)} bytes that grows beyond {most} bytes; send it"
+            " without compression",
         )
+    if not inflater.eof or inflater.unused_data:
+        raise CallFault(grpc.StatusCode.INTERNAL, f"a corrupt {encoding} message: a wrong end")
     return plain

@@ -8,13 +8,14 @@ connection closes it with a GOAWAY that says why.
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from typing import Final, Protocol
 
 import grpc
 
 from naiad.grpc import frames, headers
-from naiad.grpc.call import Call, CallFault, frame
+from naiad.grpc.call import Call, CallFault, prefix
 from naiad.grpc.errors import STATUS, details, known
 from naiad.grpc.frames import ConnectionFault, Reason, Setting
 from naiad.grpc.headers import HeadReader
@@ -26,14 +27,29 @@ logger = logging.getLogger(__name__)
 
 Streaming = Callable[[AsyncIterator[Buffer], Caller], Awaitable[None]]
 
-_BUFFER: Final = 2**18
+_FIRST_BUFFER: Final = 2**16
+_LARGEST_BUFFER: Final = 2**18
 _MAX_FRAME: Final = 4 * 2**20
 _WINDOW: Final = 16 * 2**20
 _MAX_BLOCK: Final = 2**16
 _MAX_STREAMS: Final = 4_096
 _MOST_RESETS: Final = 1_000
+_RESETS_PER_S: Final = 100.0
+"""Calls that a client may begin and drop: so many at once, so many a second in the long run."""
+
 _IN_PLACE: Final = 2**16
 """From this many expected bytes on, a DATA frame is received into its message directly."""
+
+_BURST: Final = 2**20
+"""Bytes of one answer that go out before we look whether the client keeps up."""
+
+_MOST_UNREAD: Final = 2 * 2**20
+"""Bytes that a client may leave unread before we read nothing from it either."""
+
+_FAREWELL_S: Final = 5.0
+"""How long a client that broke the rules may take to read why it is cut off."""
+
+_END: Final = frames.END_HEADERS | frames.END_STREAM
 
 
 class Listener(Protocol):
@@ -65,10 +81,13 @@ class Connection(asyncio.BufferedProtocol):
         self._heads = HeadReader()
         self._calls: dict[int, Call] = {}
         self._last_stream = 0
-        self._resets = 0
+        self._promised = frames.MAX_STREAM
+        self._resets = 0.0
+        self._last_reset = 0.0
         self._closing = False
+        self._farewell: asyncio.TimerHandle | None = None
         # Receiving. `_data_left` and `_padding` belong to the DATA frame that is coming in.
-        self._buffer = bytearray(_BUFFER)
+        self._buffer = bytearray(_FIRST_BUFFER)
         self._view = memoryview(self._buffer)
         self._start = self._end = 0
         self._greeted = False
@@ -85,13 +104,17 @@ class Connection(asyncio.BufferedProtocol):
         self._first_send_window = frames.FIRST_WINDOW
         self._max_frame = frames.SMALLEST_MAX_FRAME
         self._writable = True
+        self._deaf = False
+        self._widened = False
         self._blocked: dict[int, Call] = {}
 
     # -- what the event loop calls
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = transport  # type: ignore[assignment]  # TCP gives a full transport
-        self._listener.opened(self)
+        # Finds clients that are gone without a word, after the system's two hours.
+        connected = transport.get_extra_info("socket")
+        connected.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         self._write(
             frames.settings(
                 {
@@ -103,11 +126,13 @@ class Connection(asyncio.BufferedProtocol):
             )
             + frames.window_update(0, frames.MAX_WINDOW - frames.FIRST_WINDOW)
         )
+        self._listener.opened(self)
 
     def connection_lost(self, error: Exception | None) -> None:
         self._transport = None
-        for call in list(self._calls.values()):
-            self._drop(call)
+        if self._farewell is not None:
+            self._farewell.cancel()
+        self._drop_all()
         self._listener.closed(self)
 
     def get_buffer(self, size_hint: int) -> memoryview:
@@ -131,27 +156,40 @@ class Connection(asyncio.BufferedProtocol):
             else:
                 self._end += size
                 self._parse()
+            if self._widened:
+                self._widened = False
+                self._pump_blocked()
+            if not self._writable:
+                self._hear_less()
         except ConnectionFault as fault:
             self._fail(fault)
 
     def pause_writing(self) -> None:
         self._writable = False
-        # Whoever does not read our answers may not ask for more of them either.
-        if self._transport is not None:
-            self._transport.pause_reading()
 
     def resume_writing(self) -> None:
         self._writable = True
-        if self._transport is not None:
+        if self._deaf and self._transport is not None and not self._transport.is_closing():
+            self._deaf = False
             self._transport.resume_reading()
         self._pump_blocked()
+
+    def _hear_less(self) -> None:
+        """Listen no more to a client that does not read. Answers wait in their calls, so it has
+        asked for very many frames without a window, such as replies to pings."""
+        transport = self._transport
+        if transport is None or self._deaf or transport.is_closing():
+            return
+        if transport.get_write_buffer_size() > _MOST_UNREAD:
+            self._deaf = True
+            transport.pause_reading()
 
     # -- what the server calls
 
     def finish(self) -> None:
         """Take no more calls, and close when the running ones have ended."""
         self._closing = True
-        self._write(frames.goaway(self._last_stream, Reason.NO_ERROR))
+        self._go_away(Reason.NO_ERROR)
         self._close_if_done()
 
     def abort(self) -> None:
@@ -165,7 +203,7 @@ class Connection(asyncio.BufferedProtocol):
         """Work off the buffer, leaving only the beginning of a frame that is not here in whole."""
         if not self._greeted and not self._greet():
             return
-        while self._transport is not None:
+        while True:
             have = self._end - self._start
             if self._data_left or self._padding:
                 if not have:
@@ -179,10 +217,17 @@ class Connection(asyncio.BufferedProtocol):
             stream &= frames.MAX_STREAM
             if self._block is not None and kind != frames.CONTINUATION:
                 raise ConnectionFault(Reason.PROTOCOL_ERROR, "a frame inside of a header block")
+            if length > _MAX_FRAME:
+                raise ConnectionFault(Reason.FRAME_SIZE_ERROR, f"a frame of {length} bytes")
             if kind == frames.DATA:
                 if have < frames.HEADER_SIZE + bool(flags & frames.PADDED and length):
                     break
                 self._begin_data(length, flags, stream)
+                continue
+            if kind > frames.CONTINUATION:
+                # Of a kind that is not known here: to be skipped like padding.
+                self._start += frames.HEADER_SIZE
+                self._padding, self._data_call = length, None
                 continue
             if length > frames.SMALLEST_MAX_FRAME:
                 raise ConnectionFault(Reason.FRAME_SIZE_ERROR, f"a frame of {length} bytes")
@@ -195,6 +240,11 @@ class Connection(asyncio.BufferedProtocol):
         self._compact()
 
     def _compact(self) -> None:
+        if self._end == len(self._buffer) < _LARGEST_BUFFER:
+            # Much is coming in: take more of it at a time.
+            old, self._buffer = self._view, bytearray(_LARGEST_BUFFER)
+            self._view = memoryview(self._buffer)
+            self._view[: self._end] = old
         if self._start == self._end:
             self._start = self._end = 0
         elif self._start:
@@ -207,15 +257,16 @@ class Connection(asyncio.BufferedProtocol):
         begin = bytes(self._view[: min(size, self._end)])
         if not frames.PREFACE.startswith(begin):
             raise ConnectionFault(Reason.PROTOCOL_ERROR, "this port speaks gRPC over HTTP/2")
-        if len(begin) < size:
+        if self._end < size + frames.HEADER_SIZE:
             return False
+        _, _, kind, flags, _ = frames.HEADER.unpack_from(self._buffer, size)
+        if kind != frames.SETTINGS or flags & frames.ACK:
+            raise ConnectionFault(Reason.PROTOCOL_ERROR, "a connection begins with SETTINGS")
         self._start = size
         self._greeted = True
         return True
 
     def _begin_data(self, length: int, flags: int, stream: int) -> None:
-        if length > _MAX_FRAME:
-            raise ConnectionFault(Reason.FRAME_SIZE_ERROR, f"a frame of {length} bytes")
         self._start += frames.HEADER_SIZE
         self._receive_window -= length
         if self._receive_window < 0:
@@ -275,7 +326,7 @@ class Connection(asyncio.BufferedProtocol):
             return
         if self._data_last:
             self._end_of_requests(call)
-        elif call.task is None and len(call.messages) > 1:
+        elif call.task is None and len(call.messages) + call.begun() > 1:
             self._refuse_count(call)
         else:
             self.grant(call)
@@ -295,11 +346,10 @@ class Connection(asyncio.BufferedProtocol):
             self._on_rst_stream(stream, payload)
         elif kind == frames.PUSH_PROMISE:
             raise ConnectionFault(Reason.PROTOCOL_ERROR, "a client cannot push")
-        elif kind == frames.PRIORITY and (len(payload) != 5 or not stream):
-            raise ConnectionFault(Reason.FRAME_SIZE_ERROR, "a broken PRIORITY frame")
         elif kind == frames.GOAWAY:
-            self._closing = True
-            self._close_if_done()
+            self._on_goaway(stream, payload)
+        elif kind == frames.PRIORITY:
+            _check_priority(stream, payload)
 
     def _on_headers(self, flags: int, stream: int, payload: bytes) -> None:
         if not stream % 2:
@@ -339,17 +389,24 @@ class Connection(asyncio.BufferedProtocol):
         call = self._calls.get(stream)
         if call is not None:
             # A client's trailers: gRPC has none, but HTTP/2 does.
-            if not last or call.ended:
-                raise ConnectionFault(Reason.PROTOCOL_ERROR, "a second head on one stream")
-            self._end_of_requests(call)
+            if call.ended:
+                self._reset(call, Reason.STREAM_CLOSED)
+            elif last:
+                self._end_of_requests(call)
+            else:
+                self._reset(call, Reason.PROTOCOL_ERROR)
             return
         if stream <= self._last_stream:
-            raise ConnectionFault(Reason.STREAM_CLOSED, f"stream {stream} has ended")
+            if not last:
+                raise ConnectionFault(Reason.STREAM_CLOSED, f"stream {stream} has ended")
+            # Trailers of a call that we ended early, perhaps; they need no answer but bear one.
+            self._write(frames.rst_stream(stream, Reason.STREAM_CLOSED))
+            return
         self._last_stream = stream
         if self._closing or len(self._calls) >= _MAX_STREAMS:
             self._write(frames.rst_stream(stream, Reason.REFUSED_STREAM))
             return
-        call = Call(self, stream, head, self._first_send_window, _WINDOW)
+        call = Call(self, stream, head, _WINDOW, last)
         self._calls[stream] = call
         self._begin_call(call)
         if last and not call.finished:
@@ -360,21 +417,23 @@ class Connection(asyncio.BufferedProtocol):
             raise ConnectionFault(Reason.FRAME_SIZE_ERROR, "a broken WINDOW_UPDATE frame")
         increment = int.from_bytes(payload, "big") & frames.MAX_WINDOW
         if not stream:
+            if not increment:
+                raise ConnectionFault(Reason.PROTOCOL_ERROR, "a WINDOW_UPDATE of nothing")
             self._send_window += increment
-            if not increment or self._send_window > frames.MAX_WINDOW:
+            if self._send_window > frames.MAX_WINDOW:
                 raise ConnectionFault(Reason.FLOW_CONTROL_ERROR, "a window that cannot be")
-            self._pump_blocked()
+            self._widened = True
             return
         call = self._calls.get(stream)
         if call is None:
             self._refuse_idle(stream)
             return
-        call.send_window += increment
+        call.credit += increment
         if not increment:
             self._reset(call, Reason.PROTOCOL_ERROR)
-        elif call.send_window > frames.MAX_WINDOW:
+        elif call.credit + self._first_send_window > frames.MAX_WINDOW:
             self._reset(call, Reason.FLOW_CONTROL_ERROR)
-        else:
+        elif stream in self._blocked:
             self.pump(call)
 
     def _on_settings(self, flags: int, stream: int, payload: bytes) -> None:
@@ -388,18 +447,13 @@ class Connection(asyncio.BufferedProtocol):
             key = int.from_bytes(payload[at : at + 2], "big")
             self._set(key, int.from_bytes(payload[at + 2 : at + 6], "big"))
         self._write(frames.frame(frames.SETTINGS, frames.ACK, 0))
-        self._pump_blocked()
 
     def _set(self, key: int, value: int) -> None:
         if key == Setting.INITIAL_WINDOW_SIZE:
             if value > frames.MAX_WINDOW:
                 raise ConnectionFault(Reason.FLOW_CONTROL_ERROR, "a window that cannot be")
-            change = value - self._first_send_window
             self._first_send_window = value
-            for call in self._calls.values():
-                call.send_window += change
-                if call.send_window > frames.MAX_WINDOW:
-                    raise ConnectionFault(Reason.FLOW_CONTROL_ERROR, "a window that cannot be")
+            self._widened = True
         elif key == Setting.MAX_FRAME_SIZE:
             if not frames.SMALLEST_MAX_FRAME <= value <= frames.LARGEST_MAX_FRAME:
                 raise ConnectionFault(Reason.PROTOCOL_ERROR, "a frame size that cannot be")
@@ -422,10 +476,24 @@ class Connection(asyncio.BufferedProtocol):
         if call is None:
             self._refuse_idle(stream)
             return
-        self._resets += 1
+        self._count_reset()
+        self._drop(call)
+
+    def _count_reset(self) -> None:
+        """Refuse to go on with a client that begins calls only to drop them."""
+        now = self._loop.time()
+        forgiven = (now - self._last_reset) * _RESETS_PER_S
+        self._resets = max(0.0, self._resets - forgiven) + 1
+        self._last_reset = now
         if self._resets > _MOST_RESETS:
             raise ConnectionFault(Reason.ENHANCE_YOUR_CALM, "too many calls begun and dropped")
-        self._drop(call)
+
+    def _on_goaway(self, stream: int, payload: bytes) -> None:
+        if stream:
+            raise ConnectionFault(Reason.PROTOCOL_ERROR, "GOAWAY on a stream")
+        if len(payload) < 8:
+            raise ConnectionFault(Reason.FRAME_SIZE_ERROR, "a broken GOAWAY frame")
+        self._closing = True
         self._close_if_done()
 
     def _refuse_idle(self, stream: int) -> None:
@@ -437,17 +505,23 @@ class Connection(asyncio.BufferedProtocol):
 
     def _begin_call(self, call: Call) -> None:
         head = call.head
-        if not head.content_type.startswith("application/grpc"):
-            self._finish(call, headers.http_error(415))
+        if head.http_status == 400:
+            self._reset(call, Reason.PROTOCOL_ERROR)
             return
-        if head.method != "POST":
-            self._finish(call, headers.http_error(405))
+        if head.http_status:
+            self._finish(call, headers.http_error(head.http_status))
+            return
+        if head.fault:
+            self._end_call(call, grpc.StatusCode.INTERNAL, head.fault)
             return
         streaming = self._listener.streaming.get(head.path)
         if streaming is None and head.path not in self._listener.unary:
-            self._end_call(call, grpc.StatusCode.UNIMPLEMENTED, f"no such method: {head.path}")
+            self._end_call(call, grpc.StatusCode.UNIMPLEMENTED, "Method not found!")
             return
         if head.timeout is not None:
+            if not head.timeout:
+                self._expire(call)
+                return
             call.deadline = self._loop.call_later(head.timeout, self._expire, call)
         if streaming is not None:
             call.task = self._loop.create_task(self._run_stream(call, streaming))
@@ -462,49 +536,66 @@ class Connection(asyncio.BufferedProtocol):
         call.task = self._loop.create_task(self._run_unary(call, handler))
 
     def _refuse_count(self, call: Call) -> None:
-        text = f"a unary call has one request message, not {len(call.messages)}"
+        count = "none" if not call.messages else "more"
+        text = f"a unary call has one request message, not {count}"
         self._end_call(call, grpc.StatusCode.UNIMPLEMENTED, text)
 
     async def _run_unary(self, call: Call, handler: Unary) -> None:
         try:
             answer = await handler(call.messages.popleft())
+            if not call.finished:
+                self._answer(call, answer)
+        except asyncio.CancelledError:
+            self._end_cancelled(call)
+            raise
         except Exception as error:
             self._end_with(call, error)
-            return
-        if not call.finished:
-            self._answer(call, answer)
 
     async def _run_stream(self, call: Call, handler: Streaming) -> None:
         try:
-            await handler(call.requests(), call)
-        except Exception as error:
-            self._end_with(call, error)
-            return
-        if not call.finished:
+            await handler(call, call)
             call.trailers = headers.TRAILERS_OK
             self.pump(call)
+        except asyncio.CancelledError:
+            self._end_cancelled(call)
+            raise
+        except Exception as error:
+            self._end_with(call, error)
+
+    def _end_cancelled(self, call: Call) -> None:
+        """The call is over if we cancelled it; else what it waited for was, and nobody else tells
+        the client."""
+        self._end_call(call, grpc.StatusCode.CANCELLED, "the request was cancelled in the server")
+
+    def _end_with(self, call: Call, error: Exception) -> None:
+        """End a call as its handler did, behind the messages that this has sent."""
+        reason = known(error)
+        if call.unsent:
+            status: int = STATUS[reason.code].value[0]
+            call.trailers = headers.trailers(status, details(reason))
+            self.pump(call)
+        else:
+            self._end_call(call, STATUS[reason.code], details(reason))
 
     def _expire(self, call: Call) -> None:
         task = call.task
-        self._end_call(call, grpc.StatusCode.DEADLINE_EXCEEDED, "the client's deadline has passed")
+        self._end_call(call, grpc.StatusCode.DEADLINE_EXCEEDED, "Deadline Exceeded")
         if task is not None:
             task.cancel()
-
-    def _end_with(self, call: Call, error: Exception) -> None:
-        if not call.finished:
-            reason = known(error)
-            self._end_call(call, STATUS[reason.code], details(reason))
 
     def _guard(self, call: Call, step: Callable[..., None], *arguments: object) -> bool:
         """Take a step of a call whose failure ends that call only; False if it did."""
         try:
             step(*arguments)
-        except CallFault as fault:
-            if call.task is not None:
-                call.task.cancel()
-            self._end_call(call, fault.status, fault.text)
-            return False
-        return True
+            return True
+        except CallFault as error:
+            fault = error
+        except MemoryError:
+            fault = CallFault(grpc.StatusCode.RESOURCE_EXHAUSTED, "no memory for the message")
+        if call.task is not None:
+            call.task.cancel()
+        self._end_call(call, fault.status, fault.text)
+        return False
 
     def _end_call(self, call: Call, status: grpc.StatusCode, text: str) -> None:
         """End a call with an error; messages that were not sent yet are not sent any more."""
@@ -515,30 +606,31 @@ class Connection(asyncio.BufferedProtocol):
 
     def _finish(self, call: Call, block: bytes) -> None:
         """Send a last header block and forget the call."""
-        end = frames.END_HEADERS | frames.END_STREAM
-        last = frames.frame(frames.HEADERS, end, call.stream, block)
-        if not call.ended:
-            # We shall not read the rest of the request.
-            last += frames.rst_stream(call.stream, Reason.NO_ERROR)
-        self._write(last)
+        self._write(_last_frame(call, block))
         self._forget(call)
 
     def _reset(self, call: Call, reason: Reason) -> None:
+        """End a call that the client made impossible."""
         self._write(frames.rst_stream(call.stream, reason))
         self._drop(call)
-        self._close_if_done()
+        self._count_reset()
 
     def _drop(self, call: Call) -> None:
         """The client is gone, or of no use: stop the work."""
-        task = call.task
         self._forget(call)
-        if task is not None:
-            task.cancel()
+        if call.task is not None:
+            call.task.cancel()
+
+    def _drop_all(self) -> None:
+        for call in list(self._calls.values()):
+            self._drop(call)
 
     def _forget(self, call: Call) -> None:
         call.finish()
         self._calls.pop(call.stream, None)
         self._blocked.pop(call.stream, None)
+        if self._data_call is call:
+            self._data_call = None
         if self._closing:
             self._close_if_done()
 
@@ -547,78 +639,93 @@ class Connection(asyncio.BufferedProtocol):
             self._transport.close()
 
     def _fail(self, fault: ConnectionFault) -> None:
+        """Say why, and close."""
         logger.debug("a gRPC connection is closed: %s: %s", fault.reason.name, fault.text)
-        self._write(frames.goaway(self._last_stream, fault.reason, fault.text))
+        self._go_away(fault.reason, fault.text)
+        self._closing = True
+        self._drop_all()
         if self._transport is not None:
             self._transport.close()
+            self._farewell = self._loop.call_later(_FAREWELL_S, self._transport.abort)
+
+    def _go_away(self, reason: Reason, text: str = "") -> None:
+        # The number may not grow from one GOAWAY to the next.
+        self._promised = min(self._promised, self._last_stream)
+        self._write(frames.goaway(self._promised, reason, text))
 
     # -- frames out
 
     def _write(self, data: bytes) -> None:
-        if self._transport is not None:
+        # A transport that has lost its client refuses to write, a little before it tells us.
+        if self._transport is not None and not self._transport.is_closing():
             self._transport.write(data)
 
-    def _answer(self, call: Call, message: bytes) -> None:
+    def _answer(self, call: Call, parts: Sequence[Buffer]) -> None:
         """End a unary call well; in one write if the windows allow it, as they nearly always do."""
-        size = len(message) + 5
-        if size > min(call.send_window, self._send_window, self._max_frame) or not self._writable:
-            call.put(message)
+        size = sum(map(len, parts)) + 5
+        window = min(call.credit + self._first_send_window, self._send_window, self._max_frame)
+        if size > window or not self._writable:
+            call.put(parts)
             call.trailers = headers.TRAILERS_OK
             self.pump(call)
             return
         self._send_window -= size
         stream = call.stream
-        end = frames.END_HEADERS | frames.END_STREAM
         self._write(
             b"".join(
                 (
-                    frames.header(
-                        len(headers.RESPONSE), frames.HEADERS, frames.END_HEADERS, stream
-                    ),
-                    headers.RESPONSE,
+                    _head_frame(call),
                     frames.header(size, frames.DATA, 0, stream),
-                    frame(message),
-                    frames.header(len(headers.TRAILERS_OK), frames.HEADERS, end, stream),
-                    headers.TRAILERS_OK,
+                    prefix(size - 5),
+                    *parts,
+                    frames.frame(frames.HEADERS, _END, stream, headers.TRAILERS_OK),
                 )
             )
         )
-        self._resets = max(0, self._resets - 1)
         self._forget(call)
 
     def pump(self, call: Call) -> None:
         """Send what the windows allow of a call's messages, then its trailers."""
-        if call.finished or self._transport is None:
-            return
-        out: list[Buffer] = []
-        if not call.head_sent and (call.unsent or call.trailers is not None):
-            out.append(
-                frames.frame(frames.HEADERS, frames.END_HEADERS, call.stream, headers.RESPONSE)
+        while self._writable and not call.finished:
+            out: list[Buffer] = []
+            if not call.head_sent:
+                out.append(_head_frame(call))
+                call.head_sent = True
+            window = min(
+                call.credit + self._first_send_window, self._send_window, call.unsent_size, _BURST
             )
-            call.head_sent = True
-        while call.unsent and self._writable:
-            allowed = min(call.send_window, self._send_window, self._max_frame, call.unsent_size)
-            if allowed <= 0:
+            if window > 0:
+                self._send_window -= window
+                self._cut(call, window, out)
+            done = not call.unsent and call.trailers is not None
+            if done and call.trailers is not None:
+                out.append(_last_frame(call, call.trailers))
+            if out and self._transport is not None and not self._transport.is_closing():
+                self._transport.writelines(out)
+            if done:
+                self._forget(call)
+            if not call.unsent or window <= 0:
                 break
-            out.append(frames.header(allowed, frames.DATA, 0, call.stream))
-            out += _take(call, allowed)
-            call.send_window -= allowed
-            self._send_window -= allowed
-        if call.unsent:
+        # Whoever waits goes to the end of the line, or one could take all of the window for ever.
+        self._blocked.pop(call.stream, None)
+        if not call.finished and (call.unsent or call.trailers is not None):
             self._blocked[call.stream] = call
-        else:
-            self._blocked.pop(call.stream, None)
-        if out:
-            self._transport.writelines(out)
-        if not call.unsent and call.trailers is not None:
-            self._resets = max(0, self._resets - 1)
-            self._finish(call, call.trailers)
+
+    def _cut(self, call: Call, size: int, out: list[Buffer]) -> None:
+        """Put the next `size` bytes of a call's messages behind `out`, in frames."""
+        while size:
+            length = min(size, self._max_frame)
+            out.append(frames.header(length, frames.DATA, 0, call.stream))
+            out += call.take(length)
+            size -= length
 
     def _pump_blocked(self) -> None:
         for call in list(self._blocked.values()):
-            if not self._writable or self._send_window <= 0:
+            if not self._writable:
                 break
-            self.pump(call)
+            # Cheap, as a client can have this happen with every few bytes that it sends.
+            if not call.unsent or min(call.credit + self._first_send_window, self._send_window) > 0:
+                self.pump(call)
 
     def grant(self, call: Call) -> None:
         """Open a call's window again once half of it is used, if the call has room."""
@@ -627,18 +734,20 @@ class Connection(asyncio.BufferedProtocol):
             call.receive_window = _WINDOW
 
 
-def _take(call: Call, size: int) -> list[Buffer]:
-    """Cut `size` bytes off the front of a call's unsent messages, without copying them."""
-    parts: list[Buffer] = []
-    call.sent(size)
-    while size:
-        part = call.unsent[0]
-        if len(part) <= size:
-            call.unsent.popleft()
-            parts.append(part)
-            size -= len(part)
-        else:
-            parts.append(part[:size])
-            call.unsent[0] = part[size:]
-            size = 0
-    return parts
+def _head_frame(call: Call) -> bytes:
+    """The frame in front of a call's messages."""
+    return frames.frame(frames.HEADERS, frames.END_HEADERS, call.stream, headers.RESPONSE)
+
+
+def _last_frame(call: Call, block: bytes) -> bytes:
+    """The frame that ends a call; a client that is not done yet is told not to go on."""
+    last = frames.frame(frames.HEADERS, _END, call.stream, block)
+    return last if call.ended else last + frames.rst_stream(call.stream, Reason.NO_ERROR)
+
+
+def _check_priority(stream: int, payload: bytes) -> None:
+    """Priorities are out of use, but not out of the rules."""
+    if not stream:
+        raise ConnectionFault(Reason.PROTOCOL_ERROR, "PRIORITY on stream 0")
+    if len(payload) != 5:
+        raise ConnectionFault(Reason.FRAME_SIZE_ERROR, "a broken PRIORITY frame")

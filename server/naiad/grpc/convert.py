@@ -218,22 +218,22 @@ def _parameters(values: Mapping[str, pb.InferParameter]) -> dict[str, Parameter]
     return plain
 
 
-def from_response(request_id: str, response: Response) -> bytes:
-    """A ModelInferResponse as bytes. Raises INTERNAL if the model gave an impossible parameter,
+def from_response(request_id: str, response: Response) -> Sequence[Buffer]:
+    """The parts of a ModelInferResponse. Raises INTERNAL if the model gave an impossible parameter,
     INVALID_ARG if the response is larger than a message can be."""
     head, raw = _response(request_id, response)
     return wire.write_response(head, raw)
 
 
-def from_stream_response(request_id: str, response: Response) -> bytes:
-    """A ModelStreamInferResponse as bytes: the last response to its request. Raises the same."""
+def from_stream_response(request_id: str, response: Response) -> Sequence[Buffer]:
+    """The parts of a ModelStreamInferResponse, the last response to its request. Raises those."""
     head, raw = _response(request_id, response)
     head.parameters[_FINAL].bool_param = True
     return wire.write_stream_response(head, raw)
 
 
-def from_stream_error(message: pb.ModelInferRequest, error: NaiadError) -> bytes:
-    """A ModelStreamInferResponse as bytes that says what became of one request of a stream."""
+def from_stream_error(message: pb.ModelInferRequest, error: NaiadError) -> Sequence[Buffer]:
+    """A ModelStreamInferResponse that says what became of one request of a stream."""
     answer = pb.ModelStreamInferResponse(
         error_message=str(error),
         infer_response=pb.ModelInferResponse(
@@ -241,7 +241,7 @@ def from_stream_error(message: pb.ModelInferRequest, error: NaiadError) -> bytes
         ),
     )
     answer.infer_response.parameters[_FINAL].bool_param = True
-    return answer.SerializeToString()
+    return (answer.SerializeToString(),)
 
 
 def _response(request_id: str, response: Response) -> tuple[pb.ModelInferResponse, list[Buffer]]:

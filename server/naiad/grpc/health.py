@@ -1,7 +1,7 @@
 """The standard health service, grpc.health.v1: of the server, or of the model that is named."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Final
 
 from naiad.core.dataplane import DataPlane
@@ -27,7 +27,7 @@ class HealthService:
         self._data_plane = data_plane
         self._closing = closing
 
-    async def check(self, data: Buffer) -> bytes:
+    async def check(self, data: Buffer) -> Sequence[Buffer]:
         """One HealthCheckResponse. Raises NOT_FOUND for a model that nobody knows."""
         service = wire.parse(HealthCheckRequest, data).service
         status = await self._status(service)
@@ -65,5 +65,5 @@ def _serving(ready: bool) -> ServingStatus:
     return ServingStatus.SERVING if ready else ServingStatus.NOT_SERVING
 
 
-def _response(status: ServingStatus) -> bytes:
-    return HealthCheckResponse(status=status).SerializeToString()
+def _response(status: ServingStatus) -> Sequence[Buffer]:
+    return (HealthCheckResponse(status=status).SerializeToString(),)

@@ -5,7 +5,7 @@ corners. Knows the library, not the protocol.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final, NoReturn
 
 import grpc
@@ -15,6 +15,7 @@ from naiad.grpc.errors import STATUS, details, known
 from naiad.grpc.server import port_taken
 from naiad.grpc.service import InferenceService, Unary
 from naiad.grpc.wire import LARGEST
+from naiad_backends.api import Buffer
 
 _OPTIONS: Final = (
     ("grpc.max_receive_message_length", LARGEST),
@@ -80,7 +81,7 @@ class _Handlers(grpc.GenericRpcHandler):  # type: ignore[type-arg]  # generic in
 def _unary(call: Unary) -> "grpc.RpcMethodHandler[bytes, bytes]":
     async def handle(data: bytes, context: Context) -> bytes:
         try:
-            return await call(data)
+            return b"".join(await call(data))
         except Exception as error:
             await _abort(context, error)
 
@@ -90,7 +91,7 @@ def _unary(call: Unary) -> "grpc.RpcMethodHandler[bytes, bytes]":
 def _stream(call: Streaming) -> "grpc.RpcMethodHandler[bytes, bytes]":
     async def handle(requests: Any, context: Context) -> None:
         try:
-            await call(requests, context)
+            await call(requests, _Caller(context))
         except grpc.aio.InternalError:
             # A write failed: the client has gone, though the library's word of it may come later.
             raise asyncio.CancelledError from None
@@ -98,6 +99,18 @@ def _stream(call: Streaming) -> "grpc.RpcMethodHandler[bytes, bytes]":
             await _abort(context, error)
 
     return grpc.stream_stream_rpc_method_handler(handle)
+
+
+class _Caller:
+    """A streaming call's context as a handler sees it."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self.invocation_metadata = context.invocation_metadata
+
+    async def write(self, parts: Sequence[Buffer]) -> None:
+        """Send one message."""
+        await self._context.write(b"".join(parts))
 
 
 async def _abort(context: Context, error: Exception) -> NoReturn:

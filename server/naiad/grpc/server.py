@@ -25,6 +25,7 @@ class GrpcServer:
         self._listener: asyncio.Server | None = None
         self._connections: set[Connection] = set()
         self._changed = asyncio.Event()
+        self._stopping = False
 
     async def start(self) -> int:
         """Listen; returns the port. Raises UNAVAILABLE if that port cannot be had."""
@@ -46,6 +47,7 @@ class GrpcServer:
         off. Open streams end as soon as they have answered what they were asked."""
         if self._listener is not None:
             self._listener.close()
+        self._stopping = True
         self._service.close()
         for connection in list(self._connections):
             connection.finish()
@@ -56,12 +58,17 @@ class GrpcServer:
                     await self._changed.wait()
         for connection in list(self._connections):
             connection.abort()
+        while self._connections:
+            self._changed.clear()
+            await self._changed.wait()
 
     # -- what a connection tells
 
     def opened(self, connection: Connection) -> None:
         """A connection has begun."""
         self._connections.add(connection)
+        if self._stopping:
+            connection.finish()
 
     def closed(self, connection: Connection) -> None:
         """A connection has ended."""

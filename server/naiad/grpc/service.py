@@ -5,7 +5,7 @@ need not pass through protobuf.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from typing import Final, TypeVar
 
 from google.protobuf.message import Message
@@ -21,8 +21,8 @@ from naiad_proto.health import CHECK_METHOD, WATCH_METHOD
 
 M = TypeVar("M", bound=Message)
 
-Unary = Callable[[Buffer], Awaitable[bytes]]
-"""One message in, one out, both serialised."""
+Unary = Callable[[Buffer], Awaitable[Sequence[Buffer]]]
+"""One serialised message in, the parts of another one out."""
 
 _SERVICE: Final = pb.DESCRIPTOR.services_by_name["GRPCInferenceService"]
 _STREAM: Final = "ModelStreamInfer"
@@ -68,7 +68,7 @@ class InferenceService:
 
     # -- inference
 
-    async def _infer(self, data: Buffer) -> bytes:
+    async def _infer(self, data: Buffer) -> Sequence[Buffer]:
         message, raw = wire.read_request(data)
         request = convert.to_request(message, raw)
         return convert.from_response(request.id, await self._data_plane.infer(request))
@@ -177,8 +177,8 @@ def _path(name: str) -> str:
 def _call(kind: type[M], answer: Callable[[M], Awaitable[Message]]) -> Unary:
     """A call on messages as a call on bytes."""
 
-    async def run(data: Buffer) -> bytes:
-        return (await answer(wire.parse(kind, data))).SerializeToString()
+    async def run(data: Buffer) -> Sequence[Buffer]:
+        return ((await answer(wire.parse(kind, data))).SerializeToString(),)
 
     return run
 
@@ -186,7 +186,7 @@ def _call(kind: type[M], answer: Callable[[M], Awaitable[Message]]) -> Unary:
 def _refusal(name: str) -> Unary:
     """The calls that the protocol has and this server does not."""
 
-    async def run(_: Buffer) -> bytes:
+    async def run(_: Buffer) -> Sequence[Buffer]:
         raise unsupported(f"this server does not do {name}")
 
     return run

@@ -4,7 +4,7 @@ Knows when to read, wait, write and end; what a request means is the caller's `a
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
@@ -23,15 +23,15 @@ class Caller(Protocol):
     def invocation_metadata(self) -> Any:
         """Its metadata as pairs of key and value; None for none."""
 
-    async def write(self, message: bytes) -> None:
-        """Send one serialised message; waits while the client is slow to read."""
+    async def write(self, parts: Sequence[Buffer]) -> None:
+        """Send one serialised message, given in parts; waits while the client is slow to read."""
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
     """What goes back for one request, and the error that it tells of, if it does."""
 
-    message: bytes
+    message: Sequence[Buffer]
     error: NaiadError | None = None
 
 

@@ -95,15 +95,17 @@ def _length(data: Buffer, at: int) -> tuple[int, int]:
     return at, -1
 
 
-def write_response(head: pb.ModelInferResponse, raw: Sequence[Buffer]) -> bytes:
-    """`head` with `raw` as its `raw_output_contents`. Raises INVALID_ARG if it gets too large."""
-    return b"".join(_pieces(head, raw)[0])
+def write_response(head: pb.ModelInferResponse, raw: Sequence[Buffer]) -> Sequence[Buffer]:
+    """The parts of `head` with `raw` as its `raw_output_contents`, each as long as its bytes.
+
+    Raises INVALID_ARG if it gets too large."""
+    return _pieces(head, raw)[0]
 
 
-def write_stream_response(head: pb.ModelInferResponse, raw: Sequence[Buffer]) -> bytes:
+def write_stream_response(head: pb.ModelInferResponse, raw: Sequence[Buffer]) -> Sequence[Buffer]:
     """The same, as the `infer_response` of a message of a stream."""
     pieces, size = _pieces(head, raw)
-    return b"".join((_INFER_RESPONSE, _varint(size), *pieces))
+    return (_INFER_RESPONSE + _varint(size), *pieces)
 
 
 def _pieces(head: pb.ModelInferResponse, raw: Sequence[Buffer]) -> tuple[list[Buffer], int]:
@@ -112,7 +114,9 @@ def _pieces(head: pb.ModelInferResponse, raw: Sequence[Buffer]) -> tuple[list[Bu
     pieces: list[Buffer] = [start]
     size = len(start)
     for buffer in raw:
-        length = buffer.nbytes if isinstance(buffer, memoryview) else len(buffer)
+        if isinstance(buffer, memoryview) and buffer.format != "B":
+            buffer = buffer.cast("B")
+        length = len(buffer)
         prefix = _RAW_OUTPUT + _varint(length)
         pieces += (prefix, buffer)
         size += len(prefix) + length

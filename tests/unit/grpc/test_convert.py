@@ -349,7 +349,7 @@ def test_responses_carry_names_shapes_bytes_and_parameters() -> None:
         model_name="m",
         model_version="2",
     )
-    got = pb.ModelInferResponse.FromString(from_response("9", response))
+    got = pb.ModelInferResponse.FromString(b"".join(from_response("9", response)))
     assert (got.model_name, got.model_version, got.id) == ("m", "2", "9")
     assert [(o.name, o.datatype, list(o.shape)) for o in got.outputs] == [
         ("a", "INT32", [2, 3]),
@@ -366,7 +366,7 @@ def test_responses_carry_names_shapes_bytes_and_parameters() -> None:
     assert got.parameters["large"] == parameter(uint64_param=2**64 - 1)
     assert got.parameters["number"] == parameter(double_param=0.5)
     assert got.parameters["text"] == parameter(string_param="t")
-    streamed = pb.ModelStreamInferResponse.FromString(from_stream_response("9", response))
+    streamed = pb.ModelStreamInferResponse.FromString(b"".join(from_stream_response("9", response)))
     assert streamed.error_message == ""
     assert streamed.infer_response.parameters.pop("triton_final_response").bool_param
     assert streamed.infer_response == got
@@ -381,7 +381,9 @@ def test_a_parameter_that_no_message_can_hold_is_the_models_fault(value: Any) ->
 
 def test_errors_on_streams_say_whose_they_are() -> None:
     message = pb.ModelInferRequest(model_name="m", model_version="1", id="7")
-    got = pb.ModelStreamInferResponse.FromString(from_stream_error(message, not_found("no")))
+    got = pb.ModelStreamInferResponse.FromString(
+        b"".join(from_stream_error(message, not_found("no")))
+    )
     assert got.error_message == "no"
     assert got.infer_response.parameters.pop("triton_final_response").bool_param
     assert got.infer_response == pb.ModelInferResponse(model_name="m", model_version="1", id="7")

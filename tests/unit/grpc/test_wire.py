@@ -183,9 +183,9 @@ def test_responses_are_what_protobuf_would_write(
     expected = pb.ModelInferResponse()
     expected.CopyFrom(head)
     expected.raw_output_contents.extend(bytes(part) for part in raw)
-    assert write_response(head, raw) == expected.SerializeToString()
+    assert b"".join(write_response(head, raw)) == expected.SerializeToString()
     streamed = pb.ModelStreamInferResponse(infer_response=expected)
-    assert write_stream_response(head, raw) == streamed.SerializeToString()
+    assert b"".join(write_stream_response(head, raw)) == streamed.SerializeToString()
 
 
 def test_a_response_that_is_too_large_is_refused() -> None:
