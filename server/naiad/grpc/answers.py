@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from naiad.core.dataplane import ModelMetadata, TensorMetadata
 from naiad.core.model import ServedModel
 from naiad.core.registry import IndexEntry
-from naiad.core.stats import BatchStatistics, Duration
+from naiad.core.stats import BatchStatistics, Duration, ResponseStatistics
 from naiad_proto import grpc_service_pb2 as pb
 
 
@@ -68,6 +68,7 @@ def _model(served: ServedModel) -> pb.ModelStatistics:
             cache_miss=_duration(stats.cache_miss),
         ),
         batch_stats=[_batch(size, stats.batches[size]) for size in sorted(stats.batches)],
+        response_stats={str(index): _response(one) for index, one in stats.responses.items()},
     )
 
 
@@ -77,6 +78,17 @@ def _batch(size: int, batch: BatchStatistics) -> pb.InferBatchStatistics:
         compute_input=_duration(batch.compute_input),
         compute_infer=_duration(batch.compute_infer),
         compute_output=_duration(batch.compute_output),
+    )
+
+
+def _response(response: ResponseStatistics) -> pb.InferResponseStatistics:
+    return pb.InferResponseStatistics(
+        compute_infer=_duration(response.compute_infer),
+        compute_output=_duration(response.compute_output),
+        success=_duration(response.success),
+        fail=_duration(response.fail),
+        empty_response=_duration(response.empty_response),
+        cancel=_duration(response.cancel),
     )
 
 

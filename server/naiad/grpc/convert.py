@@ -225,11 +225,30 @@ def from_response(request_id: str, response: Response) -> Sequence[Buffer]:
     return wire.write_response(head, raw)
 
 
-def from_stream_response(request_id: str, response: Response) -> Sequence[Buffer]:
-    """The parts of a ModelStreamInferResponse, the last response to its request. Raises those."""
+def from_stream_response(request_id: str, response: Response, final: bool) -> Sequence[Buffer]:
+    """The parts of a ModelStreamInferResponse. Raises as `from_response`.
+
+    final: no other response to the request follows.
+    """
     head, raw = _response(request_id, response)
-    head.parameters[_FINAL].bool_param = True
+    head.parameters[_FINAL].bool_param = final
     return wire.write_stream_response(head, raw)
+
+
+def wants_empty_final(message: pb.ModelInferRequest) -> bool:
+    """Whether the client wants to hear of the end of its responses in a message without one."""
+    return _EMPTY_FINAL in message.parameters and message.parameters[_EMPTY_FINAL].bool_param
+
+
+def empty_final(message: pb.ModelInferRequest) -> Sequence[Buffer]:
+    """A ModelStreamInferResponse that only says that no response follows."""
+    answer = pb.ModelStreamInferResponse(
+        infer_response=pb.ModelInferResponse(
+            model_name=message.model_name, model_version=message.model_version, id=message.id
+        )
+    )
+    answer.infer_response.parameters[_FINAL].bool_param = True
+    return (answer.SerializeToString(),)
 
 
 def from_stream_error(message: pb.ModelInferRequest, error: NaiadError) -> Sequence[Buffer]:

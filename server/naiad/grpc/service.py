@@ -6,6 +6,7 @@ need not pass through protobuf.
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import aclosing
 from typing import Final, TypeVar
 
 from google.protobuf.message import Message
@@ -13,8 +14,8 @@ from google.protobuf.message import Message
 from naiad.core.dataplane import EXTENSIONS, DataPlane
 from naiad.grpc import answers, convert, health, wire
 from naiad.grpc.errors import known
-from naiad.grpc.stream import Answer, Caller, InferStream
-from naiad_backends.api import Buffer
+from naiad.grpc.stream import Answer, Answers, Caller, InferStream
+from naiad_backends.api import Buffer, Request
 from naiad_backends.errors import invalid, unsupported
 from naiad_proto import grpc_service_pb2 as pb
 from naiad_proto.health import CHECK_METHOD, WATCH_METHOD
@@ -75,24 +76,37 @@ class InferenceService:
 
     async def _stream_infer(self, requests: AsyncIterator[Buffer], caller: Caller) -> None:
         fail_fast = _FAIL_FAST in map(tuple, caller.invocation_metadata() or ())
-        stream = InferStream(requests, caller, self._answer, fail_fast)
+        stream = InferStream(requests, caller, self._answers, fail_fast)
         self._streams.add(stream)
         try:
             await stream.run()
         finally:
             self._streams.discard(stream)
 
-    async def _answer(self, data: Buffer) -> Answer:
-        """Run one request of a stream; what goes wrong is the answer."""
+    def _answers(self, data: Buffer) -> tuple[bool, Answers]:
+        """Begin one request of a stream; what goes wrong is an answer, too."""
         message = pb.ModelInferRequest()
         try:
             message, raw = wire.read_request(data)
             request = convert.to_request(message, raw, stream=True)
-            response = await self._data_plane.infer(request)
-            return Answer(convert.from_stream_response(request.id, response))
+            spec = self._data_plane.spec(request.model_name, request.model_version)
+        except Exception as error:
+            return True, _refused(message, error)
+        return not spec.decoupled, self._run(message, request)
+
+    async def _run(self, message: pb.ModelInferRequest, request: Request) -> Answers:
+        try:
+            async with aclosing(self._data_plane.stream(request)) as parts:
+                async for part in parts:
+                    if part.response is not None:
+                        yield Answer(
+                            convert.from_stream_response(request.id, part.response, part.final)
+                        )
+                    elif convert.wants_empty_final(message):
+                        yield Answer(convert.empty_final(message))
         except Exception as error:
             reason = known(error)
-            return Answer(convert.from_stream_error(message, reason), reason)
+            yield Answer(convert.from_stream_error(message, reason), reason)
 
     # -- health and metadata
 
@@ -168,6 +182,11 @@ def _check_unload(parameters: Mapping[str, pb.ModelRepositoryParameter]) -> None
             )
         if not parameter.HasField("bool_param"):
             raise invalid("must be true or false", field=f'parameters["{name}"]')
+
+
+async def _refused(message: pb.ModelInferRequest, error: Exception) -> Answers:
+    reason = known(error)
+    yield Answer(convert.from_stream_error(message, reason), reason)
 
 
 def _path(name: str) -> str:

@@ -1,10 +1,11 @@
-"""One ModelStreamInfer call: many requests side by side, answered in the order they came.
+"""One ModelStreamInfer call: many requests side by side, with one or many answers each.
 
-Knows when to read, wait, write and end; what a request means is the caller's `answer`.
+Knows when to read, wait, write and end; what a request means is the service's matter.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
@@ -15,6 +16,9 @@ from naiad_backends.errors import NaiadError, unavailable
 
 MOST_IN_FLIGHT: Final = 256
 """Requests of one stream that run or wait to be written; then its client has to wait."""
+
+MOST_UNSENT: Final = 256
+"""Answers of one stream that wait to be written; then its requests have to wait."""
 
 
 class Caller(Protocol):
@@ -29,32 +33,43 @@ class Caller(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What goes back for one request, and the error that it tells of, if it does."""
+    """A message that goes back, and the error that it tells of, if it does."""
 
     message: Sequence[Buffer]
     error: NaiadError | None = None
 
 
+Answers = AsyncGenerator[Answer, None]
+
+
 class InferStream:
-    """One call. It never cancels a read: the gRPC library would write the message that comes
-    later into memory that it has given back. A pending read ends with the call by itself."""
+    """One call. Answers of ordinary models leave in the order of their requests, those of decoupled
+    models as they come.
+
+    It never cancels a read: the gRPC library would write the message that comes later into memory
+    that it has given back. A pending read ends with the call by itself."""
 
     def __init__(
         self,
         requests: AsyncIterator[Buffer],
         caller: Caller,
-        answer: Callable[[Buffer], Coroutine[Any, Any, Answer]],
+        answers: Callable[[Buffer], tuple[bool, Answers]],
         fail_fast: bool,
     ) -> None:
-        """answer: runs one request and never raises, except when it is cancelled.
+        """answers: begins one request: whether its answers have to wait for those of earlier
+        requests, and the answers, which raise nothing.
         fail_fast: the first error ends the call with its status instead of going in-band."""
         self._requests = requests
-        self._answer = answer
+        self._answers = answers
         self._caller = caller
         self._fail_fast = fail_fast
         self._open = True
+        self._reading = True
         self._room = asyncio.Semaphore(MOST_IN_FLIGHT)
-        self._jobs: asyncio.Queue[asyncio.Task[Answer] | None] = asyncio.Queue()
+        self._space = asyncio.Semaphore(MOST_UNSENT)
+        self._outbox: asyncio.Queue[Answer | None] = asyncio.Queue()
+        self._running: set[asyncio.Task[None]] = set()
+        self._last_in_order: asyncio.Task[None] | None = None
 
     async def run(self) -> None:
         """Serve until the client has no more requests and all are answered.
@@ -64,12 +79,11 @@ class InferStream:
         """
         reader = asyncio.get_running_loop().create_task(self._read())
         try:
-            while (job := await self._jobs.get()) is not None:
-                answer = await job
+            while (answer := await self._outbox.get()) is not None:
                 if answer.error is not None and self._fail_fast:
                     raise answer.error
                 await self._caller.write(answer.message)
-                self._room.release()
+                self._space.release()
             if not reader.done():
                 raise unavailable("the server is shutting down")
         finally:
@@ -78,26 +92,50 @@ class InferStream:
     def close(self) -> None:
         """Take no more requests; those that came are answered before the call ends."""
         self._open = False
-        self._jobs.put_nowait(None)
+        self._finish_if_done()
 
     async def _read(self) -> None:
         try:
             # No read may begin once the call has ended, hence the look at `_open` before each.
             while self._open and (data := await anext(self._requests, None)) is not None:
                 if self._open:
-                    job = asyncio.get_running_loop().create_task(self._answer(data))
-                    self._jobs.put_nowait(job)
+                    self._begin(data)
                     await self._room.acquire()
         except grpc.aio.BaseError:
             # The call ended while we read; `run` knows how.
             pass
         finally:
-            self._jobs.put_nowait(None)
+            self._reading = False
+            self._finish_if_done()
+
+    def _begin(self, data: Buffer) -> None:
+        in_order, answers = self._answers(data)
+        before = self._last_in_order if in_order else None
+        task = asyncio.get_running_loop().create_task(self._relay(answers, before))
+        if in_order:
+            self._last_in_order = task
+        self._running.add(task)
+        task.add_done_callback(self._ended)
+
+    async def _relay(self, answers: Answers, before: asyncio.Task[None] | None) -> None:
+        async with aclosing(answers):
+            async for answer in answers:
+                if before is not None and not before.done():
+                    await asyncio.wait((before,))
+                await self._space.acquire()
+                self._outbox.put_nowait(answer)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._running.discard(task)
+        self._room.release()
+        self._finish_if_done()
+
+    def _finish_if_done(self) -> None:
+        if not self._running and not (self._open and self._reading):
+            self._outbox.put_nowait(None)
 
     def _end(self) -> None:
         self._open = False
         self._room.release()
-        while not self._jobs.empty():
-            job = self._jobs.get_nowait()
-            if job is not None:
-                job.cancel()
+        for task in self._running:
+            task.cancel()
