@@ -55,6 +55,8 @@ def decode(spec: ModelSpec, version: str, document: Any) -> Request:
 
 def _tensor(spec: TensorSpec, value: Any, batching: bool) -> Tensor:
     data = value if isinstance(value, list) else [value]
+    if any(isinstance(element, list | dict) for element in data):
+        raise invalid("an input is a scalar or a flat array", field=spec.name)
     shape = _shape(spec, len(data), batching)
     return jsondata.decode(spec.name, spec.datatype, shape, data, spec.name)
 
