@@ -366,7 +366,9 @@ def test_responses_carry_names_shapes_bytes_and_parameters() -> None:
     assert got.parameters["large"] == parameter(uint64_param=2**64 - 1)
     assert got.parameters["number"] == parameter(double_param=0.5)
     assert got.parameters["text"] == parameter(string_param="t")
-    streamed = pb.ModelStreamInferResponse.FromString(b"".join(from_stream_response("9", response)))
+    streamed = pb.ModelStreamInferResponse.FromString(
+        b"".join(from_stream_response("9", response, True))
+    )
     assert streamed.error_message == ""
     assert streamed.infer_response.parameters.pop("triton_final_response").bool_param
     assert streamed.infer_response == got
