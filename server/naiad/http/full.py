@@ -158,7 +158,7 @@ def _path(request: web.BaseRequest) -> str:
 
 
 async def _send(request: web.BaseRequest, answer: Answer, close: bool) -> web.StreamResponse:
-    headers = {"Content-Type": answer.content_type, **answer.headers}
+    headers = {"Content-Type": answer.content_type, "Server": "naiad", **answer.headers}
     if answer.events is not None:
         return await _send_events(request, web.StreamResponse(headers=headers), answer.events)
     if answer.size <= _JOIN:

@@ -352,7 +352,7 @@ def _head_of(answer: Answer, framing: str, close: bool) -> bytes:
     return (
         f"HTTP/1.1 {answer.status} {_PHRASES[answer.status]}\r\n"
         f"Content-Type: {answer.content_type}\r\n{framing}{extra}"
-        f"Date: {_date(int(time.time()))}\r\n\r\n"
+        f"Date: {_date(int(time.time()))}\r\nServer: naiad\r\n\r\n"
     ).encode("latin-1")
 
 
