@@ -130,12 +130,11 @@ class Lifecycle:
             )
 
     async def known(self) -> list[str]:
-        """Names of all models, in a repository or once loaded, sorted."""
-        return await self._in_thread(self._known)
-
-    def _known(self) -> list[str]:
-        folders = self._repositories.scan().keys() | self._repositories.duplicates().keys()
-        return sorted(folders | set(self._registry.names()))
+        """Names of all models that are in a repository or still in service, sorted."""
+        folders = await self._in_thread(
+            lambda: self._repositories.scan().keys() | self._repositories.duplicates().keys()
+        )
+        return sorted(folders | self._registry.in_service())
 
     # -- by itself
 

@@ -104,6 +104,14 @@ class Registry:
         """Every model ever loaded or tried, sorted."""
         return sorted(self._models)
 
+    def in_service(self) -> set[str]:
+        """The models of which something is left to tell but that all of it was unloaded."""
+        return {
+            name
+            for name, record in self._models.items()
+            if record.failure or any(v.reason != UNLOADED for v in record.versions.values())
+        }
+
     def ready(self, name: str) -> list[ServedModel]:
         """The versions of a model that serve now, ascending. Raises NOT_FOUND if unknown."""
         record = self._models.get(name)
