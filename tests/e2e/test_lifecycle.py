@@ -180,6 +180,7 @@ def test_the_server_follows_the_disk(polling: ServerProcess, poll_repository: Pa
     polling.wait_for(lambda: batch_size() == 7)
     polling.wait_for(lambda: answers(polling, "replaced", 5))
     polling.wait_for(lambda: ask(polling, "leaves").status == 404)
+    polling.wait_for(lambda: index(polling, "leaves") == [])
     polling.wait_for(lambda: "model.onnx" in index(polling, "breaks")[0]["reason"])
     assert answer(polling, "breaks") == 1
     assert polling.get("/v2/models/steady/stats").json() == before
