@@ -186,9 +186,9 @@ def _naiad(repository: Path, ports: peers.Ports) -> peers.Command:
     if not executable.is_file():
         raise BenchmarkError(f"there is no {executable}: install the project, or use --no-naiad")
     argv = [str(executable), "serve", "--model-repository", str(repository)]
-    return peers.Command(
-        [*argv, "--http-port", str(ports.http), "--grpc-port", str(ports.grpc)], {}
-    )
+    for protocol in ("http", "grpc", "metrics"):
+        argv += [f"--{protocol}-port", str(getattr(ports, protocol))]
+    return peers.Command(argv, {})
 
 
 def _measured(

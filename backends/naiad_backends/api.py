@@ -179,6 +179,8 @@ class Request:
     model_version: decimal digits, or empty for the version that the server chooses.
     inputs: by name, in the order in which they came.
     outputs: names of the wanted outputs; empty means all of the model's.
+    classes: by output, how many of its best classes are wanted in its place. The server sees to
+        that; a backend gives the output as ever.
     correlation_id: the sequence that the request belongs to; 0 or "" means none.
     priority: 0 means the model's default level.
     timeout_us: how long it may wait in a queue, in microseconds; 0 means the model's default.
@@ -196,6 +198,7 @@ class Request:
     priority: int = 0
     timeout_us: int = 0
     parameters: Mapping[str, Parameter] = field(default_factory=dict)
+    classes: dict[str, int] | None = None
 
 
 @dataclass(slots=True)

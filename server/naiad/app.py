@@ -12,10 +12,15 @@ from pathlib import Path
 
 import naiad
 from naiad.core.dataplane import DataPlane
+from naiad.core.forwarding import forwarding
+from naiad.core.host import Host
 from naiad.core.lifecycle import ControlMode, Lifecycle, LoadOptions
+from naiad.core.log import Log
+from naiad.core.metrics import Metrics
 from naiad.core.registry import Registry
 from naiad.grpc.library import LibraryServer
 from naiad.grpc.server import GrpcServer
+from naiad.http.metrics import MetricsServer
 from naiad.http.server import HttpServer
 from naiad.repository.layout import Repositories
 from naiad.settings import GrpcWire, Settings
@@ -31,6 +36,7 @@ class Server:
     def __init__(self, settings: Settings) -> None:
         """Raises INVALID_ARG for settings that make no sense, before anything has started."""
         self._settings = settings
+        self.log = Log(settings.log_settings())
         registry = Registry()
         self.lifecycle = Lifecycle(
             Repositories([Path(folder) for folder in settings.model_repository]),
@@ -49,6 +55,8 @@ class Server:
             settings.id,
             naiad.__version__,
             strict=settings.strict_readiness,
+            client_shm=settings.allow_client_shm,
+            log=self.log,
         )
         self._http = self._grpc = None
         if settings.allow_http:
@@ -58,12 +66,22 @@ class Server:
                 settings.http_port,
                 settings.reuse_http_port,
                 settings.http_max_input_size,
+                forwarding(settings.http_header_forward_pattern, "--http-header-forward-pattern"),
             )
         if settings.allow_grpc:
             wire = GrpcServer if settings.grpc_wire is GrpcWire.LEAN else LibraryServer
             self._grpc = wire(
-                self.dataplane, settings.grpc_address, settings.grpc_port, settings.reuse_grpc_port
+                self.dataplane,
+                settings.grpc_address,
+                settings.grpc_port,
+                settings.reuse_grpc_port,
+                forwarding(settings.grpc_header_forward_pattern, "--grpc-header-forward-pattern"),
             )
+        self._metrics_address = settings.metrics_address or settings.http_address
+        self._metrics: MetricsServer | None = None
+        if settings.allow_metrics:
+            metrics = Metrics(self.dataplane.statistics, Host(settings.metrics_interval_ms / 1000))
+            self._metrics = MetricsServer(metrics, self._metrics_address, settings.metrics_port)
         self._polling: asyncio.Task[None] | None = None
 
     async def start(self) -> dict[str, str]:
@@ -78,6 +96,8 @@ class Server:
             addresses["http"] = f"{settings.http_address}:{await self._http.start()}"
         if self._grpc is not None:
             addresses["grpc"] = f"{settings.grpc_address}:{await self._grpc.start()}"
+        if self._metrics is not None:
+            addresses["metrics"] = f"{self._metrics_address}:{await self._metrics.start()}"
         failures = await self.lifecycle.start(settings.load_model)
         if failures and settings.exit_on_error:
             count = "a model" if len(failures) == 1 else f"{len(failures)} models"
@@ -104,6 +124,8 @@ class Server:
                 fronts = [f.stop(patience) for f in (self._http, self._grpc) if f is not None]
                 await asyncio.gather(*fronts)
                 await self.lifecycle.close()
+                if self._metrics is not None:
+                    await self._metrics.stop()
         except TimeoutError:
             logger.error("still busy %d s after the signal, ending at once", grace)
             return False
@@ -113,6 +135,7 @@ class Server:
 async def serve(settings: Settings, ready: Callable[[Server, dict[str, str]], None]) -> None:
     """Run a server until SIGTERM or SIGINT. `ready` is called once, when requests are answered."""
     server = Server(settings)
+    server.log.open()
     ended = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -11,6 +11,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from naiad.core.lifecycle import ControlMode
+from naiad.core.log import LogFormat, LogSettings
 from naiad_backends.errors import invalid
 
 
@@ -83,6 +84,10 @@ class Settings:
         default=64 * 2**20,
         metadata=_help("Largest JSON part and largest JSON-decoded or raw input, in bytes."),
     )
+    http_header_forward_pattern: str = field(
+        default="",
+        metadata=_help("Pass request headers whose name this matches on to the model."),
+    )
     allow_grpc: bool = field(default=True, metadata=_help("Serve gRPC."))
     grpc_address: str = field(default="127.0.0.1", metadata=_help("Address of the gRPC port."))
     grpc_port: int = field(default=8001, metadata=_help("gRPC port; 0 picks a free one."))
@@ -93,9 +98,45 @@ class Settings:
         default=GrpcWire.LEAN,
         metadata=_help("lean: our own HTTP/2, the fast one. grpcio: the gRPC library's."),
     )
-    log_verbose: int = field(
-        default=0, metadata=_help("0 logs what an operator needs, 1 and more also details.")
+    grpc_header_forward_pattern: str = field(
+        default="", metadata=_help("Pass metadata whose key this matches on to the model.")
     )
+    allow_metrics: bool = field(
+        default=True, metadata=_help("Serve metrics for Prometheus, at /metrics of a port.")
+    )
+    metrics_address: str = field(
+        default="", metadata=_help("Address of the metrics port; default: that of the HTTP port.")
+    )
+    metrics_port: int = field(default=8002, metadata=_help("Metrics port; 0 picks a free one."))
+    metrics_interval_ms: int = field(
+        default=2000,
+        metadata=_help("Shortest time between two looks at the machine's CPU and memory."),
+    )
+    allow_client_shm: bool = field(
+        default=False, metadata=_help("Let clients register regions of shared memory.")
+    )
+    log_info: bool = field(default=True, metadata=_help("Log what an operator needs to follow."))
+    log_warning: bool = field(default=True, metadata=_help("Log warnings."))
+    log_error: bool = field(default=True, metadata=_help("Log errors."))
+    log_format: LogFormat = field(
+        default=LogFormat.DEFAULT, metadata=_help("How a line of the log begins.")
+    )
+    log_file: str = field(
+        default="", metadata=_help("File that the log goes to; default: standard error.")
+    )
+    log_verbose: int = field(default=0, metadata=_help("1 and more log details, too."))
+
+    def log_settings(self) -> LogSettings:
+        """The options of the log. Raises INVALID_ARG for a level below 0."""
+        return LogSettings(self.log_file).changed(
+            {
+                "log_info": self.log_info,
+                "log_warning": self.log_warning,
+                "log_error": self.log_error,
+                "log_verbose_level": self.log_verbose,
+                "log_format": self.log_format,
+            }
+        )
 
     def backend_options(self) -> dict[str, dict[str, str]]:
         """`backend_config` as backend -> key -> value; "" holds what is for all backends.

@@ -34,7 +34,7 @@ from naiad_proto.health import (
 )
 
 METHODS = pb.DESCRIPTOR.services_by_name["GRPCInferenceService"].methods_by_name
-UNSUPPORTED = [n for n in METHODS if "SharedMemory" in n or n in ("TraceSetting", "LogSettings")]
+UNSUPPORTED = [n for n in METHODS if n == "TraceSetting"]
 OPTIONS = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
 
 Server = GrpcServer | LibraryServer
@@ -313,8 +313,8 @@ async def test_infer_compressed(client: Any) -> None:
         ({"outputs": [{"name": "X"}]}, "INVALID_ARGUMENT", "outputs[0].name"),
         ({"outputs": [{"name": "OUT"}] * 2}, "INVALID_ARGUMENT", "outputs[1].name"),
         (
-            {"outputs": [{"name": "OUT", "parameters": {"classification": {"int64_param": 1}}}]},
-            "UNIMPLEMENTED",
+            {"outputs": [{"name": "OUT", "parameters": {"classification": {"int64_param": 0}}}]},
+            "INVALID_ARGUMENT",
             "classification",
         ),
         ({"parameters": {"timeout": {"string_param": "x"}}}, "INVALID_ARGUMENT", "timeout"),

@@ -27,6 +27,8 @@ EXPLICIT_ALL = ("--model-control-mode=explicit", "--load-model=*")
 
 _ADDRESS = re.compile(r"^  (http|grpc)://(\S+)$", re.MULTILINE)
 
+_METRICS = re.compile(r"^  metrics at http://(\S+)/metrics$", re.MULTILINE)
+
 
 @dataclass(frozen=True)
 class Reply:
@@ -50,11 +52,13 @@ class ServerProcess:
         self._stderr = folder / "stderr"
         self.http = ""
         self.grpc = ""
+        self.metrics = ""
         command = [
             str(NAIAD),
             "serve",
             "--http-port=0",
             "--grpc-port=0",
+            "--metrics-port=0",
             *(f"--model-repository={path}" for path in repositories),
             *flags,
         ]
@@ -66,6 +70,8 @@ class ServerProcess:
         self.wait_for(lambda: "Naiad is ready." in self.output() and _ADDRESS.search(self.output()))
         addresses = dict(_ADDRESS.findall(self.output()))
         self.http, self.grpc = addresses.get("http", ""), addresses.get("grpc", "")
+        found = _METRICS.search(self.output())
+        self.metrics = found.group(1) if found else ""
 
     def wait_for(self, check: Callable[[], T]) -> T:
         """`eventually`, but fails at once when the process ends."""

@@ -147,7 +147,7 @@ BODIES = {
 @pytest.mark.parametrize("name", BODIES)
 def test_bodies(server: ServerProcess, name: str) -> None:
     reply = server.call("POST", INFER, BODIES[name])
-    assert said(reply, 501 if name == "shared memory" else 400)
+    assert said(reply, 400)
 
 
 INPUTS: dict[str, dict[str, Any]] = {
@@ -416,7 +416,7 @@ MESSAGES: dict[str, tuple[Any, str]] = {
     ),
     "shared memory": (
         message(parameters={"shared_memory_region": {"string_param": "r"}}),
-        "UNIMPLEMENTED",
+        "INVALID_ARGUMENT",
     ),
 }
 

@@ -99,23 +99,25 @@ def test_check_of_one_model(broken: Path) -> None:
         (["--model-repository=/nowhere"], 1, "'/nowhere' does not exist"),
         (["--model-repository=.", "--http-port=x"], 2, "--http-port"),
         (["--model-repository=.", "--backend-config=x"], 1, "--backend-config"),
+        (["--model-repository=.", "--http-header-forward-pattern=("], 1, "not a regular"),
+        (["--model-repository=.", "--grpc-header-forward-pattern=("], 1, "not a regular"),
         (["--model-repository=.", "--model-control-mode=all"], 2, "explicit"),
     ],
 )
 def test_options_that_cannot_be(arguments: Sequence[str], code: int, text: str) -> None:
-    done = run("serve", "--http-port=0", "--grpc-port=0", *arguments)
+    done = run("serve", "--http-port=0", "--grpc-port=0", "--metrics-port=0", *arguments)
     assert done.returncode == code
     assert text in done.stderr
     assert "Traceback" not in done.stderr
 
 
-@pytest.mark.parametrize("protocol", ["http", "grpc"])
+@pytest.mark.parametrize("protocol", ["http", "grpc", "metrics"])
 def test_a_port_that_is_taken(tmp_path: Path, protocol: str) -> None:
     (tmp_path / "log").mkdir()
     graphs.write_model(tmp_path / "models", "identity", config=graphs.IDENTITY)
     with serving(tmp_path / "log", tmp_path / "models") as server:
         port = getattr(server, protocol).rpartition(":")[2]
-        ports = {"http": 0, "grpc": 0} | {protocol: port}
+        ports = {"http": 0, "grpc": 0, "metrics": 0} | {protocol: port}
         done = run(
             "serve",
             f"--model-repository={tmp_path / 'models'}",
@@ -133,5 +135,6 @@ def test_the_banner_of_a_server_without_http(tmp_path: Path) -> None:
     flags = ["--allow-http=false"]
     with serving(tmp_path / "log", tmp_path / "models", flags=flags) as server:
         assert server.grpc
-        assert "http://" not in server.output()
+        assert not server.http
+        assert "curl" not in server.output()
         assert "Models: identity" in server.output()

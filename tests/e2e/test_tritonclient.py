@@ -261,7 +261,7 @@ def test_unload_of_an_unknown_model_is_no_error(api: Api) -> None:
     api.client.unload_model("nobody")
 
 
-@pytest.mark.parametrize("call", ["get_log_settings", "get_system_shared_memory_status"])
+@pytest.mark.parametrize("call", ["get_trace_settings"])
 def test_what_is_not_served_is_refused_and_not_broken(api: Api, call: str) -> None:
     with pytest.raises(InferenceServerException):
         getattr(api.client, call)()

@@ -9,7 +9,7 @@ def banner(server: Server, addresses: dict[str, str]) -> str:
     """The text, one address a line in a form that scripts can read: `http://...`, `grpc://...`."""
     served = server.dataplane.statistics()
     lines = ["", "Naiad is ready."]
-    lines += [f"  {protocol}://{address}" for protocol, address in addresses.items()]
+    lines += [f"  {_url(protocol, address)}" for protocol, address in addresses.items()]
     names = sorted({model.name for model in served})
     lines += ["", f"Models: {', '.join(names) or 'none yet'}"]
     if "http" in addresses:
@@ -17,6 +17,12 @@ def banner(server: Server, addresses: dict[str, str]) -> str:
         lines += ["", "A first request:"]
         lines += [_request(addresses["http"], example) if example else _metadata(addresses["http"])]
     return "\n".join([*lines, ""])
+
+
+def _url(protocol: str, address: str) -> str:
+    if protocol == "metrics":
+        return f"metrics at http://{address}/metrics"
+    return f"{protocol}://{address}"
 
 
 def _small(spec: ModelSpec) -> bool:

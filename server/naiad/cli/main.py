@@ -1,6 +1,5 @@
 """The command group: argv -> Settings -> exit code. No decisions about models or sockets."""
 
-import logging
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import MISSING, Field, fields
@@ -66,10 +65,6 @@ def serve(**options: Any) -> None:
     settings = Settings(**options)
     if not settings.model_repository:
         raise click.UsageError("--model-repository is missing: name the folder of your models")
-    logging.basicConfig(
-        level=logging.DEBUG if settings.log_verbose else logging.INFO,
-        format="%(asctime)s %(levelname).1s %(name)s: %(message)s",
-    )
     app.tune_memory()
     app.run(settings, lambda server, addresses: click.echo(banner(server, addresses)))
 

@@ -7,18 +7,23 @@ from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
 
 from naiad.core.lifecycle import Lifecycle
+from naiad.core.log import Log, LogSettings
 from naiad.core.model import ServedModel
 from naiad.core.registry import IndexEntry, Registry, State
 from naiad.core.responses import Part
+from naiad.core.shared_memory import SharedMemory
 from naiad.repository.config import ModelConfig
 from naiad_backends.api import ModelSpec, Request, Response, TensorSpec
 
 EXTENSIONS = (
+    "classification",
     "model_repository",
     "model_configuration",
+    "system_shared_memory",
     "binary_tensor_data",
     "parameters",
     "statistics",
+    "logging",
 )
 """The protocol extensions that this server has, by Triton's names."""
 
@@ -51,13 +56,25 @@ class DataPlane:
     """
 
     def __init__(
-        self, registry: Registry, lifecycle: Lifecycle, name: str, version: str, strict: bool
+        self,
+        registry: Registry,
+        lifecycle: Lifecycle,
+        name: str,
+        version: str,
+        strict: bool,
+        client_shm: bool = False,
+        log: Log | None = None,
     ) -> None:
-        """name, version: of the server.  strict: readiness asks for every model to be ready."""
+        """name, version: of the server.  strict: readiness asks for every model to be ready.
+        client_shm: clients may register shared memory, which they then find in `shared_memory`.
+        log: what clients may look at and change; None for one that is not written anywhere.
+        """
+        self.log = log or Log(LogSettings())
         self.name = name
         self.version = version
         self.started = False
         self.stopping = False
+        self.shared_memory = SharedMemory(client_shm)
         self._strict = strict
         self._registry = registry
         self._lifecycle = lifecycle

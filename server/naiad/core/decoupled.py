@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from naiad.core.instance import InstanceThreads
 from naiad.core.responses import Part, ResponseStream
-from naiad.core.stats import ModelStatistics, Phases
+from naiad.core.stats import Failure, ModelStatistics, Phases
 from naiad_backends.api import Instance, Request, Response, StreamingInstance
 from naiad_backends.errors import NaiadError, internal, unsupported
 
@@ -32,7 +32,7 @@ class _Job:
     stream: ResponseStream
     started: int = 0
     before: int = 0
-    failed: bool = False
+    failure: Failure | None = None
     responses: int = 0
 
 
@@ -55,6 +55,11 @@ class Decoupled:
     def in_flight(self) -> int:
         """Requests that were accepted and have not had their final word."""
         return len(self._jobs)
+
+    @property
+    def pending(self) -> int:
+        """Requests in the queue, which no instance has taken yet."""
+        return 0 if self._threads is None else self._threads.waiting
 
     async def submit(self, request: Request, batch_size: int) -> Response:
         """Raises UNSUPPORTED: the number of responses is not known to be one."""
@@ -86,7 +91,7 @@ class Decoupled:
     def _responded(self, stream: ResponseStream, part: Part) -> None:
         job = self._jobs[stream]
         outcome = _outcome(part, stream.cancelled)
-        job.failed |= outcome in ("fail", "cancel")
+        job.failure = _FAILURES.get(outcome, job.failure)
         output_ns = time.perf_counter_ns() - part.sent
         self._stats.responded(job.responses, outcome, part.sent - job.before, output_ns)
         job.before = part.sent
@@ -101,8 +106,8 @@ class Decoupled:
         phases = Phases(start, start, sent, sent)
         if job.started:
             self._stats.executed(job.batch_size, phases)
-        if job.failed:
-            self._stats.failed(job.enqueued, now)
+        if job.failure is not None:
+            self._stats.failed(job.enqueued, now, job.failure)
         else:
             self._stats.succeeded(job.batch_size, job.enqueued, phases, now)
         if not self._jobs:
@@ -116,6 +121,9 @@ class Decoupled:
         """End the threads, after `drained`."""
         if self._threads is not None:
             await self._threads.stop()
+
+
+_FAILURES = {"cancel": Failure.CANCELED, "fail": Failure.BACKEND}
 
 
 def _outcome(part: Part, cancelled: bool) -> str:

@@ -102,6 +102,11 @@ class InstanceThreads(Generic[InstanceT, JobT]):
         """Queue a job for the next free instance."""
         self._queue.put(job)
 
+    @property
+    def waiting(self) -> int:
+        """Jobs that no instance has taken yet."""
+        return self._queue.qsize()
+
     async def stop(self) -> None:
         """End the threads; the queue must be empty by now."""
         for _ in self._ended:
@@ -113,6 +118,8 @@ class InstanceThreads(Generic[InstanceT, JobT]):
         while (job := self._queue.get()) is not None:
             self._carry_out(instance, job)
             self._deliver(job)
+            # A job must not live on, with its tensors, until the next one comes.
+            del job
         self._loop.call_soon_threadsafe(ended.set)
 
     def _deliver(self, job: JobT) -> None:

@@ -1,10 +1,14 @@
 """One loaded model version: its configuration, scheduler, instances and statistics."""
 
-from collections.abc import AsyncGenerator, Sequence
+import asyncio
+import math
+import time
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 
 from naiad.core.checks import RequestCheck
+from naiad.core.classification import classify
 from naiad.core.decoupled import Decoupled
 from naiad.core.responses import Part
 from naiad.core.scheduler import Direct, Scheduler
@@ -18,18 +22,28 @@ from naiad_backends.api import (
     Request,
     Response,
     StreamingInstance,
+    Tensor,
 )
 from naiad_backends.errors import NaiadError, internal, unsupported
+
+_QUICK = 16_384
+"""Elements that are classified on the event loop: about a millisecond."""
 
 
 @dataclass(frozen=True, slots=True)
 class LoadedModel:
-    """What a loader thread brings back: framework objects that nobody schedules yet."""
+    """What a loader thread brings back: framework objects that nobody schedules yet.
+
+    labels: of the classes of outputs, by index.
+    seconds: how long the backend took for the model and its instances.
+    """
 
     config: ModelConfig
     spec: ModelSpec
     model: Model
     instances: Sequence[Instance]
+    labels: Mapping[str, Sequence[bytes]]
+    seconds: float = 0.0
 
     def close(self) -> None:
         """Give everything back, instances first."""
@@ -50,6 +64,8 @@ def load(backend: Backend, config: ModelConfig, spec: ModelSpec) -> LoadedModel:
 
 
 def _load(backend: Backend, config: ModelConfig, spec: ModelSpec) -> LoadedModel:
+    labels = config.labels(spec.path.parent)
+    begun = time.perf_counter()
     model = backend.load(spec)
     instances: list[Instance] = []
     try:
@@ -57,9 +73,9 @@ def _load(backend: Backend, config: ModelConfig, spec: ModelSpec) -> LoadedModel
             instances.append(model.instance(placement))
         _check_kind(spec, instances)
     except BaseException:
-        LoadedModel(config, spec, model, instances).close()
+        LoadedModel(config, spec, model, instances, labels).close()
         raise
-    return LoadedModel(config, spec, model, instances)
+    return LoadedModel(config, spec, model, instances, labels, time.perf_counter() - begun)
 
 
 def _check_kind(spec: ModelSpec, instances: Sequence[Instance]) -> None:
@@ -86,10 +102,23 @@ class ServedModel:
         kind = Decoupled if loaded.spec.decoupled else Direct
         self._scheduler: Scheduler = kind(name, loaded.instances, self.stats)
 
+    @property
+    def pending(self) -> int:
+        """Requests that wait for an instance."""
+        return self._scheduler.pending
+
+    @property
+    def load_seconds(self) -> float:
+        """How long the load took."""
+        return self._loaded.seconds
+
     async def infer(self, request: Request) -> Response:
         """Check and run a request. Raises NaiadError for a bad one or a failed one."""
         response = await self._scheduler.submit(request, self._check(request))
-        return self._finish(request, response)
+        self._finish(request, response)
+        if request.classes:
+            await self._classify(request.classes, response)
+        return response
 
     async def stream(self, request: Request) -> AsyncGenerator[Part, None]:
         """Check and run a request; its responses as they come. The last part is final.
@@ -100,9 +129,11 @@ class ServedModel:
             async for part in parts:
                 if part.response is not None:
                     self._finish(request, part.response)
+                    if request.classes:
+                        await self._classify(request.classes, part.response)
                 yield part
 
-    def _finish(self, request: Request, response: Response) -> Response:
+    def _finish(self, request: Request, response: Response) -> None:
         """Raises the response's error; else signs it."""
         if response.error is not None:
             raise response.error
@@ -110,7 +141,25 @@ class ServedModel:
             raise self._wrong_outputs(request, response)
         response.model_name = self.name
         response.model_version = self.version
-        return response
+
+    async def _classify(self, wanted: Mapping[str, int], response: Response) -> None:
+        """Put the best classes in the place of the outputs that the client wants them of."""
+        elements = sum(math.prod(t.shape) for t in response.outputs if t.name in wanted)
+        if elements <= _QUICK:
+            response.outputs = self._classes(wanted, response.outputs)
+        else:
+            # Sorting takes long enough to hold up other requests.
+            response.outputs = await asyncio.to_thread(self._classes, wanted, response.outputs)
+
+    def _classes(self, wanted: Mapping[str, int], outputs: Sequence[Tensor]) -> list[Tensor]:
+        labels = self._loaded.labels
+        batched = self.spec.max_batch_size > 0
+        return [
+            classify(tensor, wanted[tensor.name], labels.get(tensor.name, ()), batched)
+            if tensor.name in wanted
+            else tensor
+            for tensor in outputs
+        ]
 
     def _wrong_outputs(self, request: Request, response: Response) -> Exception:
         given = [tensor.name for tensor in response.outputs]

@@ -11,7 +11,7 @@ from typing import Protocol
 
 from naiad.core.instance import InstanceThreads, Job, run
 from naiad.core.responses import Part
-from naiad.core.stats import ModelStatistics
+from naiad.core.stats import Failure, ModelStatistics
 from naiad_backends.api import Instance, Request, Response
 from naiad_backends.errors import internal
 
@@ -22,6 +22,10 @@ class Scheduler(Protocol):
     @property
     def in_flight(self) -> int:
         """Requests that were accepted and have not ended, in the queue or on an instance."""
+
+    @property
+    def pending(self) -> int:
+        """Requests in the queue, which no instance has taken yet."""
 
     async def submit(self, request: Request, batch_size: int) -> Response:
         """Run a request that fits the model. Cancelling the call cancels the request; while it is
@@ -52,6 +56,10 @@ class Direct:
             self._threads = InstanceThreads(name, instances, run, self._finished)
         else:
             self._inline = instances[0]
+
+    @property
+    def pending(self) -> int:
+        return 0 if self._threads is None else self._threads.waiting
 
     async def submit(self, request: Request, batch_size: int) -> Response:
         job = Job(request, batch_size)
@@ -84,8 +92,10 @@ class Direct:
         if job.phases is not None:
             self._stats.executed(job.batch_size, job.phases)
         cancelled = job.future is not None and job.future.cancelled()
-        if cancelled or job.phases is None or job.response is None or job.response.error:
-            self._stats.failed(job.enqueued, now)
+        if cancelled:
+            self._stats.failed(job.enqueued, now, Failure.CANCELED)
+        elif job.phases is None or job.response is None or job.response.error:
+            self._stats.failed(job.enqueued, now, Failure.BACKEND)
         else:
             self._stats.succeeded(job.batch_size, job.enqueued, job.phases, now)
 

@@ -5,7 +5,24 @@ Touched on the event loop only, so it needs no lock. A reload starts with a fres
 
 import time
 from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import NamedTuple
+
+
+class Failure(StrEnum):
+    """Why a request failed, by the names that Triton's metrics have for it.
+
+    REJECTED: by the queue.  CANCELED: its client left.  BACKEND: the model's own error.
+    """
+
+    REJECTED = "REJECTED"
+    CANCELED = "CANCELED"
+    BACKEND = "BACKEND"
+    OTHER = "OTHER"
+
+
+def _no_failures() -> dict[Failure, int]:
+    return dict.fromkeys(Failure, 0)
 
 
 @dataclass(slots=True)
@@ -58,6 +75,7 @@ class ModelStatistics:
     last_inference: milliseconds since the epoch of the last execution, 0 for never.
     inference_count: batch elements of successful requests.
     execution_count: how often an instance ran.
+    failures: the failed requests of `fail` by reason.
     """
 
     last_inference: int = 0
@@ -73,6 +91,7 @@ class ModelStatistics:
     cache_miss: Duration = field(default_factory=Duration)
     batches: dict[int, BatchStatistics] = field(default_factory=dict)
     responses: dict[int, ResponseStatistics] = field(default_factory=dict)
+    failures: dict[Failure, int] = field(default_factory=_no_failures)
 
     def executed(self, batch_size: int, phases: Phases) -> None:
         """One execution of a batch has ended, well or not."""
@@ -109,6 +128,7 @@ class ModelStatistics:
         duration: Duration = getattr(response, outcome)
         duration.add(compute_ns + output_ns)
 
-    def failed(self, enqueued: int, now: int) -> None:
+    def failed(self, enqueued: int, now: int, reason: Failure) -> None:
         """One request failed or was cancelled after it had been accepted."""
         self.fail.add(now - enqueued)
+        self.failures[reason] += 1

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Sequence
 
 from naiad.core.dataplane import ModelMetadata, TensorMetadata
+from naiad.core.log import LogSettings
 from naiad.core.model import ServedModel
 from naiad.core.registry import IndexEntry
 from naiad.core.stats import BatchStatistics, Duration, ResponseStatistics
@@ -42,6 +43,19 @@ def index(entries: Iterable[IndexEntry]) -> pb.RepositoryIndexResponse:
             for entry in entries
         ]
     )
+
+
+def log_settings(settings: LogSettings) -> pb.LogSettingsResponse:
+    """The answer to LogSettings."""
+    answer = pb.LogSettingsResponse()
+    for name, value in settings.document().items():
+        if isinstance(value, bool):
+            answer.settings[name].bool_param = value
+        elif isinstance(value, int):
+            answer.settings[name].uint32_param = value
+        else:
+            answer.settings[name].string_param = value
+    return answer
 
 
 def statistics(models: Iterable[ServedModel]) -> pb.ModelStatisticsResponse:

@@ -542,7 +542,7 @@ class Connection(asyncio.BufferedProtocol):
 
     async def _run_unary(self, call: Call, handler: Unary) -> None:
         try:
-            answer = await handler(call.messages.popleft())
+            answer = await handler(call.messages.popleft(), call)
             if not call.finished:
                 self._answer(call, answer)
         except asyncio.CancelledError:

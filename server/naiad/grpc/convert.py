@@ -12,10 +12,11 @@ from typing import Any, Final
 import numpy as np
 
 from naiad.core.parameters import interpret
+from naiad.core.shared_memory import NO_REGIONS, Lease
 from naiad.grpc import wire
 from naiad_backends.api import Array, Buffer, Parameter, Request, Response, Tensor, unknown_datatype
 from naiad_backends.datatypes import DATATYPES
-from naiad_backends.errors import NaiadError, internal, invalid, unsupported
+from naiad_backends.errors import NaiadError, internal, invalid
 from naiad_proto import grpc_service_pb2 as pb
 
 _MOST_DIMENSIONS = 32
@@ -23,6 +24,7 @@ _MOST_DIMENSIONS = 32
 
 _EMPTY_FINAL = "triton_enable_empty_final_response"
 _FINAL = "triton_final_response"
+_CLASSES = "classification"
 
 _CONTENTS: Final[Mapping[str, str]] = {
     "BOOL": "bool_contents",
@@ -50,17 +52,23 @@ _SMALL: Final[Mapping[str, tuple[int, int]]] = {
 
 
 def to_request(
-    message: pb.ModelInferRequest, raw: Sequence[Buffer], stream: bool = False
+    message: pb.ModelInferRequest,
+    raw: Sequence[Buffer],
+    stream: bool = False,
+    lease: Lease = NO_REGIONS,
 ) -> Request:
     """The request that a message holds, with `raw` as its raw contents.
 
     stream: it came on a stream, where one more parameter is known.
-    Raises INVALID_ARG, naming the field, or UNSUPPORTED for what this server does not do.
+    lease: gets hold of the shared memory that the request names.
+    Raises INVALID_ARG, naming the field, or NOT_FOUND for an unknown region of shared memory.
     """
     request = Request(message.model_name, message.model_version, message.id)
-    request.inputs = _inputs(message, raw)
+    request.inputs = _inputs(message, raw, lease)
     if message.outputs:
-        request.outputs = [_output(number, out) for number, out in enumerate(message.outputs)]
+        request.outputs = [
+            _output(request, number, output, lease) for number, output in enumerate(message.outputs)
+        ]
     if message.parameters:
         parameters = _parameters(message.parameters)
         if stream and not isinstance(parameters.pop(_EMPTY_FINAL, False), bool):
@@ -69,42 +77,79 @@ def to_request(
     return request
 
 
-def _inputs(message: pb.ModelInferRequest, raw: Sequence[Buffer]) -> dict[str, Tensor]:
-    if raw and len(raw) != len(message.inputs):
-        raise invalid(
-            f"there are {len(raw)} raw contents for {len(message.inputs)} inputs",
-            field="raw_input_contents",
-            hint="give one for each input, in their order",
-        )
+def _inputs(
+    message: pb.ModelInferRequest, raw: Sequence[Buffer], lease: Lease
+) -> dict[str, Tensor]:
     inputs: dict[str, Tensor] = {}
+    taken = 0
     for number, tensor in enumerate(message.inputs):
         name = tensor.name
         if name in inputs:
             raise invalid(f"input '{name}' is given twice", field=f"inputs[{number}].name")
-        if tensor.parameters:
-            _refuse(tensor.parameters, f"inputs[{number}]")
-        if raw:
-            inputs[name] = _raw_tensor(number, name, tensor, raw[number])
+        place = _place(tensor.parameters) if tensor.parameters else None
+        shared = lease.input(place, f"inputs[{number}]") if place else None
+        if shared is not None:
+            inputs[name] = _raw_tensor(number, name, tensor, shared, "shared memory")
+        elif raw:
+            if taken == len(raw):
+                raise _miscounted(len(raw), "more")
+            field = f"raw_input_contents[{taken}]"
+            inputs[name] = _raw_tensor(number, name, tensor, raw[taken], field)
+            taken += 1
         else:
             inputs[name] = _typed_tensor(number, name, tensor)
+    if taken != len(raw):
+        raise _miscounted(len(raw), str(taken))
     return inputs
 
 
-def _output(number: int, output: pb.ModelInferRequest.InferRequestedOutputTensor) -> str:
+def _miscounted(contents: int, inputs: str) -> NaiadError:
+    return invalid(
+        f"there are {contents} raw contents for {inputs} inputs",
+        field="raw_input_contents",
+        hint="give one for each input that is not in shared memory, in their order",
+    )
+
+
+def _place(parameters: Mapping[str, pb.InferParameter]) -> dict[str, Any]:
+    """What the parameters of a tensor say of shared memory, as plain values."""
+    return {
+        name: getattr(parameter, parameter.WhichOneof("parameter_choice") or "bool_param")
+        for name, parameter in parameters.items()
+        if name.startswith("shared_memory_")
+    }
+
+
+def _output(
+    request: Request,
+    number: int,
+    output: pb.ModelInferRequest.InferRequestedOutputTensor,
+    lease: Lease,
+) -> str:
+    """The output's name; what else is said of it goes into the request."""
     if output.parameters:
-        _refuse(output.parameters, f"outputs[{number}]")
+        where = f"outputs[{number}]"
+        shared = lease.output(output.name, _place(output.parameters), where)
+        if shared and _CLASSES in output.parameters:
+            raise invalid(
+                f"output '{output.name}' is to be classes, and also to go into shared memory",
+                field=f"{where}.parameters",
+                hint="ask for one of them",
+            )
+        if _CLASSES in output.parameters:
+            count = _class_count(output.parameters[_CLASSES], number)
+            request.classes = {**(request.classes or {}), output.name: count}
     return output.name
 
 
-def _refuse(parameters: Mapping[str, pb.InferParameter], owner: str) -> None:
-    """Raise UNSUPPORTED for parameters of a tensor that would change what the client gets."""
-    for name in parameters:
-        if name == "classification" or name.startswith("shared_memory_"):
-            raise unsupported(
-                f"this server does not do {name.replace('_', ' ')}",
-                field=f'{owner}.parameters["{name}"]',
-                hint="leave the parameter out and send or receive the tensor itself",
-            )
+def _class_count(parameter: pb.InferParameter, number: int) -> int:
+    if parameter.WhichOneof("parameter_choice") != "int64_param" or parameter.int64_param < 1:
+        raise invalid(
+            "must be an int64 of 1 or more",
+            field=f'outputs[{number}].parameters["{_CLASSES}"]',
+            hint="leave the parameter out to get the output itself",
+        )
+    return parameter.int64_param
 
 
 def _shape(number: int, tensor: pb.ModelInferRequest.InferInputTensor) -> tuple[int, ...]:
@@ -135,21 +180,25 @@ def _check_dimensions(number: int, shape: tuple[int, ...]) -> None:
 
 
 def _raw_tensor(
-    number: int, name: str, tensor: pb.ModelInferRequest.InferInputTensor, content: Buffer
+    number: int,
+    name: str,
+    tensor: pb.ModelInferRequest.InferInputTensor,
+    content: Buffer,
+    source: str,
 ) -> Tensor:
+    """source: where the content comes from, for errors."""
     if tensor.HasField("contents"):
         raise invalid(
-            f"input '{name}' has typed contents in a request with raw contents",
+            f"input '{name}' has typed contents beside {source}",
             field=f"inputs[{number}].contents",
-            hint="use raw_input_contents for all inputs or for none",
+            hint="use raw_input_contents for all inputs that are not in shared memory, or for none",
         )
     datatype = tensor.datatype
     try:
         return Tensor.from_wire(name, datatype, _shape(number, tensor), content)
     except NaiadError as error:
         if not error.field:
-            known = datatype in DATATYPES
-            field = f"raw_input_contents[{number}]" if known else f"inputs[{number}].datatype"
+            field = source if datatype in DATATYPES else f"inputs[{number}].datatype"
             raise NaiadError(error.code, error.message, field=field, hint=error.hint) from None
         raise
 
@@ -218,19 +267,26 @@ def _parameters(values: Mapping[str, pb.InferParameter]) -> dict[str, Parameter]
     return plain
 
 
-def from_response(request_id: str, response: Response) -> Sequence[Buffer]:
+def from_response(
+    request_id: str, response: Response, lease: Lease = NO_REGIONS
+) -> Sequence[Buffer]:
     """The parts of a ModelInferResponse. Raises INTERNAL if the model gave an impossible parameter,
-    INVALID_ARG if the response is larger than a message can be."""
-    head, raw = _response(request_id, response)
+    INVALID_ARG if the response is larger than a message, or an output than its shared memory.
+
+    lease: of the request; puts the outputs into shared memory that are to go there.
+    """
+    head, raw = _response(request_id, response, lease)
     return wire.write_response(head, raw)
 
 
-def from_stream_response(request_id: str, response: Response, final: bool) -> Sequence[Buffer]:
+def from_stream_response(
+    request_id: str, response: Response, final: bool, lease: Lease = NO_REGIONS
+) -> Sequence[Buffer]:
     """The parts of a ModelStreamInferResponse. Raises as `from_response`.
 
     final: no other response to the request follows.
     """
-    head, raw = _response(request_id, response)
+    head, raw = _response(request_id, response, lease)
     head.parameters[_FINAL].bool_param = final
     return wire.write_stream_response(head, raw)
 
@@ -263,15 +319,17 @@ def from_stream_error(message: pb.ModelInferRequest, error: NaiadError) -> Seque
     return (answer.SerializeToString(),)
 
 
-def _response(request_id: str, response: Response) -> tuple[pb.ModelInferResponse, list[Buffer]]:
-    """Everything but the tensors' bytes, and those."""
+def _response(
+    request_id: str, response: Response, lease: Lease
+) -> tuple[pb.ModelInferResponse, list[Buffer]]:
+    """Everything but the tensors' bytes, and those; none for what goes into shared memory."""
     head = pb.ModelInferResponse(
         model_name=response.model_name, model_version=response.model_version, id=request_id
     )
     raw: list[Buffer] = []
     for tensor in response.outputs:
         head.outputs.add(name=tensor.name, datatype=tensor.datatype, shape=tensor.shape)
-        raw.append(tensor.wire())
+        raw.append(b"" if lease.put(tensor) else tensor.wire())
     for name, value in response.parameters.items():
         _set(head.parameters[name], name, value)
     return head, raw
@@ -294,3 +352,13 @@ def _set(target: pb.InferParameter, name: str, value: Parameter) -> None:
                 f"the model gave response parameter '{name}' the value {value!r}, which is not a"
                 " boolean, a 64-bit integer, a number or a text"
             )
+
+
+def log_setting(value: pb.LogSettingsRequest.SettingValue) -> bool | int | str | None:
+    """A setting of the log as the client gave it; None leaves it as it is."""
+    kind = value.WhichOneof("parameter_choice")
+    if kind == "bool_param":
+        return value.bool_param
+    if kind == "uint32_param":
+        return value.uint32_param
+    return value.string_param if kind == "string_param" else None

@@ -6,7 +6,7 @@ from typing import Final
 
 from naiad.core.dataplane import DataPlane
 from naiad.grpc import wire
-from naiad.grpc.stream import Caller
+from naiad.grpc.stream import Caller, Metadata
 from naiad_backends.api import Buffer
 from naiad_backends.errors import NaiadError, not_found, unavailable
 from naiad_proto.health import (
@@ -27,7 +27,7 @@ class HealthService:
         self._data_plane = data_plane
         self._closing = closing
 
-    async def check(self, data: Buffer) -> Sequence[Buffer]:
+    async def check(self, data: Buffer, _: Metadata) -> Sequence[Buffer]:
         """One HealthCheckResponse. Raises NOT_FOUND for a model that nobody knows."""
         service = wire.parse(HealthCheckRequest, data).service
         status = await self._status(service)

@@ -11,6 +11,7 @@ from typing import Any, Final, NoReturn
 import grpc
 
 from naiad.core.dataplane import DataPlane
+from naiad.core.forwarding import HeaderForwarding
 from naiad.grpc.errors import STATUS, details, known
 from naiad.grpc.server import port_taken
 from naiad.grpc.service import InferenceService, Unary
@@ -33,11 +34,19 @@ _OPTIONS: Final = (
 class LibraryServer:
     """A gRPC server on one port. Made, started and stopped on the event loop."""
 
-    def __init__(self, data_plane: DataPlane, address: str, port: int, reuse_port: bool) -> None:
-        """port: 0 picks a free one.  reuse_port: other processes may listen on it too."""
+    def __init__(
+        self,
+        data_plane: DataPlane,
+        address: str,
+        port: int,
+        reuse_port: bool,
+        forward: HeaderForwarding | None = None,
+    ) -> None:
+        """port: 0 picks a free one.  reuse_port: other processes may listen on it too.
+        forward: which metadata of inference calls goes to the model."""
         self._address = address
         self._port = port
-        self._service = InferenceService(data_plane)
+        self._service = InferenceService(data_plane, forward)
         self._server = grpc.aio.server(
             options=(*_OPTIONS, ("grpc.so_reuseport", int(reuse_port))),
         )
@@ -81,7 +90,7 @@ class _Handlers(grpc.GenericRpcHandler):  # type: ignore[type-arg]  # generic in
 def _unary(call: Unary) -> "grpc.RpcMethodHandler[bytes, bytes]":
     async def handle(data: bytes, context: Context) -> bytes:
         try:
-            return b"".join(await call(data))
+            return b"".join(await call(data, context))
         except Exception as error:
             await _abort(context, error)
 

@@ -6,6 +6,7 @@ import socket
 from collections.abc import Mapping
 
 from naiad.core.dataplane import DataPlane
+from naiad.core.forwarding import HeaderForwarding
 from naiad.grpc.connection import Connection, Streaming
 from naiad.grpc.service import InferenceService, Unary
 from naiad_backends.errors import NaiadError, unavailable
@@ -14,12 +15,20 @@ from naiad_backends.errors import NaiadError, unavailable
 class GrpcServer:
     """A gRPC server on one port. Made, started and stopped on the event loop."""
 
-    def __init__(self, data_plane: DataPlane, address: str, port: int, reuse_port: bool) -> None:
-        """port: 0 picks a free one.  reuse_port: other processes may listen on it too."""
+    def __init__(
+        self,
+        data_plane: DataPlane,
+        address: str,
+        port: int,
+        reuse_port: bool,
+        forward: HeaderForwarding | None = None,
+    ) -> None:
+        """port: 0 picks a free one.  reuse_port: other processes may listen on it too.
+        forward: which metadata of inference calls goes to the model."""
         self._address = address
         self._port = port
         self._reuse_port = reuse_port
-        self._service = InferenceService(data_plane)
+        self._service = InferenceService(data_plane, forward)
         self.unary: Mapping[str, Unary] = self._service.unary
         self.streaming: Mapping[str, Streaming] = self._service.streaming
         self._listener: asyncio.Server | None = None

@@ -7,14 +7,18 @@ need not pass through protobuf.
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
+from functools import partial
 from typing import Final, TypeVar
 
 from google.protobuf.message import Message
 
 from naiad.core.dataplane import EXTENSIONS, DataPlane
+from naiad.core.forwarding import HeaderForwarding
+from naiad.core.shared_memory import Lease
 from naiad.grpc import answers, convert, health, wire
 from naiad.grpc.errors import known
-from naiad.grpc.stream import Answer, Answers, Caller, InferStream
+from naiad.grpc.regions import RegionCalls
+from naiad.grpc.stream import Answer, Answers, Caller, InferStream, Metadata
 from naiad_backends.api import Buffer, Request
 from naiad_backends.errors import invalid, unsupported
 from naiad_proto import grpc_service_pb2 as pb
@@ -22,8 +26,8 @@ from naiad_proto.health import CHECK_METHOD, WATCH_METHOD
 
 M = TypeVar("M", bound=Message)
 
-Unary = Callable[[Buffer], Awaitable[Sequence[Buffer]]]
-"""One serialised message in, the parts of another one out."""
+Unary = Callable[[Buffer, Metadata], Awaitable[Sequence[Buffer]]]
+"""One serialised message in, and what came beside it; the parts of another message out."""
 
 _SERVICE: Final = pb.DESCRIPTOR.services_by_name["GRPCInferenceService"]
 _STREAM: Final = "ModelStreamInfer"
@@ -37,11 +41,14 @@ class InferenceService:
     raises NaiadError for what the client is to be told; a cancelled call cancels its handler.
     """
 
-    def __init__(self, data_plane: DataPlane) -> None:
+    def __init__(self, data_plane: DataPlane, forward: HeaderForwarding | None = None) -> None:
+        """forward: which metadata of inference calls goes to the model."""
         self._data_plane = data_plane
+        self._forward = forward
         self._closing = asyncio.Event()
         self._streams: set[InferStream] = set()
         self._health = health.HealthService(data_plane, self._closing)
+        regions = RegionCalls(data_plane.shared_memory)
         own: dict[str, Unary] = {
             "ServerLive": _call(pb.ServerLiveRequest, self._live),
             "ServerReady": _call(pb.ServerReadyRequest, self._ready),
@@ -51,9 +58,24 @@ class InferenceService:
             "ModelInfer": self._infer,
             "ModelConfig": _call(pb.ModelConfigRequest, self._model_config),
             "ModelStatistics": _call(pb.ModelStatisticsRequest, self._model_statistics),
+            "LogSettings": _call(pb.LogSettingsRequest, self._log_settings),
             "RepositoryIndex": _call(pb.RepositoryIndexRequest, self._index),
             "RepositoryModelLoad": _call(pb.RepositoryModelLoadRequest, self._load),
             "RepositoryModelUnload": _call(pb.RepositoryModelUnloadRequest, self._unload),
+            "SystemSharedMemoryStatus": _call(pb.SystemSharedMemoryStatusRequest, regions.status),
+            "SystemSharedMemoryRegister": _call(
+                pb.SystemSharedMemoryRegisterRequest, regions.register
+            ),
+            "SystemSharedMemoryUnregister": _call(
+                pb.SystemSharedMemoryUnregisterRequest, regions.unregister
+            ),
+            "CudaSharedMemoryStatus": _call(pb.CudaSharedMemoryStatusRequest, regions.cuda_status),
+            "CudaSharedMemoryRegister": _call(
+                pb.CudaSharedMemoryRegisterRequest, regions.register_cuda
+            ),
+            "CudaSharedMemoryUnregister": _call(
+                pb.CudaSharedMemoryUnregisterRequest, regions.unregister_cuda
+            ),
         }
         unary = {name: _refusal(name) for name in _SERVICE.methods_by_name if name != _STREAM} | own
         self.unary = {_path(name): call for name, call in unary.items()} | {
@@ -69,44 +91,56 @@ class InferenceService:
 
     # -- inference
 
-    async def _infer(self, data: Buffer) -> Sequence[Buffer]:
+    async def _infer(self, data: Buffer, caller: Metadata) -> Sequence[Buffer]:
         message, raw = wire.read_request(data)
-        request = convert.to_request(message, raw)
-        return convert.from_response(request.id, await self._data_plane.infer(request))
+        with self._data_plane.shared_memory.lease() as lease:
+            request = convert.to_request(message, raw, lease=lease)
+            if self._forward is not None:
+                self._forward(request, caller.invocation_metadata() or ())
+            response = await self._data_plane.infer(request)
+            return convert.from_response(request.id, response, lease)
 
     async def _stream_infer(self, requests: AsyncIterator[Buffer], caller: Caller) -> None:
         fail_fast = _FAIL_FAST in map(tuple, caller.invocation_metadata() or ())
-        stream = InferStream(requests, caller, self._answers, fail_fast)
+        stream = InferStream(requests, caller, partial(self._answers, caller), fail_fast)
         self._streams.add(stream)
         try:
             await stream.run()
         finally:
             self._streams.discard(stream)
 
-    def _answers(self, data: Buffer) -> tuple[bool, Answers]:
+    def _answers(self, caller: Caller, data: Buffer) -> tuple[bool, Answers]:
         """Begin one request of a stream; what goes wrong is an answer, too."""
         message = pb.ModelInferRequest()
+        lease = self._data_plane.shared_memory.lease()
         try:
             message, raw = wire.read_request(data)
-            request = convert.to_request(message, raw, stream=True)
+            request = convert.to_request(message, raw, stream=True, lease=lease)
+            if self._forward is not None:
+                self._forward(request, caller.invocation_metadata() or ())
             spec = self._data_plane.spec(request.model_name, request.model_version)
         except Exception as error:
+            lease.end()
             return True, _refused(message, error)
-        return not spec.decoupled, self._run(message, request)
+        return not spec.decoupled, self._run(message, request, lease)
 
-    async def _run(self, message: pb.ModelInferRequest, request: Request) -> Answers:
+    async def _run(self, message: pb.ModelInferRequest, request: Request, lease: Lease) -> Answers:
         try:
             async with aclosing(self._data_plane.stream(request)) as parts:
                 async for part in parts:
                     if part.response is not None:
                         yield Answer(
-                            convert.from_stream_response(request.id, part.response, part.final)
+                            convert.from_stream_response(
+                                request.id, part.response, part.final, lease
+                            )
                         )
                     elif convert.wants_empty_final(message):
                         yield Answer(convert.empty_final(message))
         except Exception as error:
             reason = known(error)
             yield Answer(convert.from_stream_error(message, reason), reason)
+        finally:
+            lease.end()
 
     # -- health and metadata
 
@@ -137,6 +171,11 @@ class InferenceService:
         self, message: pb.ModelStatisticsRequest
     ) -> pb.ModelStatisticsResponse:
         return answers.statistics(self._data_plane.statistics(message.name, message.version))
+
+    async def _log_settings(self, message: pb.LogSettingsRequest) -> pb.LogSettingsResponse:
+        log = self._data_plane.log
+        log.update({name: convert.log_setting(value) for name, value in message.settings.items()})
+        return answers.log_settings(log.settings)
 
     # -- repository
 
@@ -196,7 +235,7 @@ def _path(name: str) -> str:
 def _call(kind: type[M], answer: Callable[[M], Awaitable[Message]]) -> Unary:
     """A call on messages as a call on bytes."""
 
-    async def run(data: Buffer) -> Sequence[Buffer]:
+    async def run(data: Buffer, _: Metadata) -> Sequence[Buffer]:
         return ((await answer(wire.parse(kind, data))).SerializeToString(),)
 
     return run
@@ -205,7 +244,7 @@ def _call(kind: type[M], answer: Callable[[M], Awaitable[Message]]) -> Unary:
 def _refusal(name: str) -> Unary:
     """The calls that the protocol has and this server does not."""
 
-    async def run(_: Buffer) -> Sequence[Buffer]:
+    async def run(_: Buffer, __: Metadata) -> Sequence[Buffer]:
         raise unsupported(f"this server does not do {name}")
 
     return run

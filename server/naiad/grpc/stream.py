@@ -21,11 +21,15 @@ MOST_UNSENT: Final = 256
 """Answers of one stream that wait to be written; then its requests have to wait."""
 
 
-class Caller(Protocol):
-    """The client's end of a streaming call."""
+class Metadata(Protocol):
+    """What a call came with, beside its messages."""
 
     def invocation_metadata(self) -> Any:
-        """Its metadata as pairs of key and value; None for none."""
+        """The client's metadata as pairs of key and value; None for none."""
+
+
+class Caller(Metadata, Protocol):
+    """The client's end of a streaming call."""
 
     async def write(self, parts: Sequence[Buffer]) -> None:
         """Send one serialised message, given in parts; waits while the client is slow to read."""

@@ -90,6 +90,12 @@ def _duration(duration: Duration) -> dict[str, int]:
     return {"count": duration.count, "ns": duration.ns}
 
 
+def update_log(dataplane: DataPlane, options: Any) -> dict[str, Any]:
+    """`POST /v2/logging`; options: the body, an object with some of the settings, or None."""
+    dataplane.log.update(_object(options))
+    return dataplane.log.settings.document()
+
+
 async def index(dataplane: DataPlane, repository: str, options: Any) -> list[dict[str, str]]:
     """`POST /v2/repository/index`; options: the body, an object with `ready`, or None."""
     if repository:

@@ -1,6 +1,6 @@
 """A request and its answer as the handlers see them, whichever way they crossed the wire."""
 
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from naiad_backends.api import Buffer
@@ -14,14 +14,16 @@ EVENTS = "text/event-stream; charset=utf-8"
 class Call:
     """One HTTP request, complete.
 
-    names: what the path names, percent-decoded: `model`, `version`, `repository`.
+    names: what the path names, percent-decoded: `model`, `version`, `repository`, `region`, ...
     headers: looked up by lower-case name.
     body: as it came, still in its Content-Encoding.
+    received: the headers with their names as they came.
     """
 
     names: Mapping[str, str]
     headers: Mapping[str, str]
     body: Buffer
+    received: Iterable[tuple[str, str]] = ()
 
 
 @dataclass(slots=True)

@@ -86,7 +86,10 @@ class FullServer:
             body = await _read(request)
         except NaiadError as error:
             return errors.answer(error)
-        return await self._service.answer(route.handler, Call(route.names, request.headers, body))
+        # aiohttp's names are of a type of their own that is not for others to see.
+        received = [(str(name), value) for name, value in request.headers.items()]
+        call = Call(route.names, request.headers, body, received)
+        return await self._service.answer(route.handler, call)
 
 
 class _Server(web.Server):

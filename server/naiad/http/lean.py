@@ -10,7 +10,7 @@ not judged here: the connection, with all the bytes of that request, is handed t
 import asyncio
 import re
 import time
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from email.utils import formatdate
@@ -50,11 +50,13 @@ _UNUSUAL = frozenset(("transfer-encoding", "expect", "upgrade", "content-encodin
 
 @dataclass(frozen=True, slots=True)
 class _Head:
-    """An ordinary request's head: where it goes, its headers by lower-case name, its length."""
+    """An ordinary request's head: where it goes, its headers by lower-case name, its length, and
+    its headers as they came."""
 
     route: routes.Route | NaiadError
     headers: Mapping[str, str]
     length: int
+    received: Sequence[tuple[str, str]]
 
 
 class Heads:
@@ -84,6 +86,7 @@ def _parse(raw: bytes) -> _Head | None:
     if line is None or len(lines) > MAX_HEADERS:
         return None
     headers: dict[str, str] = {}
+    received: list[tuple[str, str]] = []
     for text in lines:
         found = _HEADER.fullmatch(text)
         if found is None:
@@ -92,12 +95,13 @@ def _parse(raw: bytes) -> _Head | None:
         if name in headers or name in _UNUSUAL:
             return None
         headers[name] = found[2].decode()
+        received.append((found[1].decode(), headers[name]))
     if "host" not in headers or headers.get("connection", "keep-alive").lower() != "keep-alive":
         return None
     length = headers.get("content-length", "0")
     if not _LENGTH.fullmatch(length):
         return None
-    return _Head(_route(line[1].decode(), line[2].decode()), headers, int(length))
+    return _Head(_route(line[1].decode(), line[2].decode()), headers, int(length), received)
 
 
 def _route(method: str, path: str) -> routes.Route | NaiadError:
@@ -257,7 +261,7 @@ class LeanProtocol(asyncio.BufferedProtocol):
         if isinstance(route, NaiadError):
             answer = errors.answer(route)
         else:
-            call = Call(route.names, head.headers, body)
+            call = Call(route.names, head.headers, body, head.received)
             answer = await self._listener.service.answer(route.handler, call)
             if answer.events is not None:
                 await self._send_events(answer, answer.events)

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 
 from naiad.core.dataplane import DataPlane
+from naiad.core.forwarding import HeaderForwarding
 from naiad.http.full import FullServer
 from naiad.http.lean import Heads, LeanProtocol
 from naiad.http.service import HttpService
@@ -14,10 +15,17 @@ class HttpServer:
     """Serves the v2 protocol for one data plane."""
 
     def __init__(
-        self, dataplane: DataPlane, address: str, port: int, reuse_port: bool, max_input: int
+        self,
+        dataplane: DataPlane,
+        address: str,
+        port: int,
+        reuse_port: bool,
+        max_input: int,
+        forward: HeaderForwarding | None = None,
     ) -> None:
-        """port: 0 picks a free one.  max_input: bound in bytes of JSON and raw input."""
-        self.service = HttpService(dataplane, max_input)
+        """port: 0 picks a free one.  max_input: bound in bytes of JSON and raw input.
+        forward: which headers of inference requests go to the model."""
+        self.service = HttpService(dataplane, max_input, forward)
         self.heads = Heads()
         self._address = address
         self._port = port

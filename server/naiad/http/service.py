@@ -3,8 +3,8 @@
 Knows no sockets: `server` and `lean` bring calls here and send the answers.
 """
 
+import asyncio
 import logging
-import zlib
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 from typing import Any
@@ -12,8 +12,10 @@ from typing import Any
 import orjson
 
 from naiad.core.dataplane import DataPlane
+from naiad.core.forwarding import HeaderForwarding
 from naiad.core.responses import Part
-from naiad.http import admin, errors, generate, jsondata, v2
+from naiad.core.shared_memory import Lease
+from naiad.http import admin, compression, errors, generate, jsondata, regions, v2
 from naiad.http.call import BINARY, EVENTS, Answer, Call
 from naiad_backends.api import Buffer, Request, Response
 from naiad_backends.errors import NaiadError, internal, invalid
@@ -23,7 +25,9 @@ logger = logging.getLogger(__name__)
 HEADER_LENGTH = "Inference-Header-Content-Length"
 
 _HEADER_LENGTH_KEY = HEADER_LENGTH.lower()
-_WINDOW_BITS = {"gzip": 31, "deflate": 15}
+
+_QUICK = 65_536
+"""Bytes that are compressed on the event loop: one or two milliseconds."""
 
 _MISTAKE = "the server made a mistake; its log tells more"
 
@@ -33,10 +37,14 @@ Handler = Callable[[Call], Awaitable[Answer]]
 class HttpService:
     """The handlers of all routes over one data plane."""
 
-    def __init__(self, dataplane: DataPlane, max_input: int) -> None:
-        """max_input: bound in bytes of the JSON part, a raw input and an inflated body."""
+    def __init__(
+        self, dataplane: DataPlane, max_input: int, forward: HeaderForwarding | None = None
+    ) -> None:
+        """max_input: bound in bytes of the JSON part, a raw input and an inflated body.
+        forward: which headers of inference requests go to the model."""
         self._dataplane = dataplane
         self._max_input = max_input
+        self._forward = forward
         self._handlers: dict[str, Handler] = {
             "infer": self._infer,
             "generate": self._generate,
@@ -48,9 +56,17 @@ class HttpService:
             "model_ready": self._model_ready,
             "model_config": self._model_config,
             "statistics": self._statistics,
+            "log_settings": self._log_settings,
+            "update_log": self._update_log,
             "index": self._index,
             "load": self._load,
             "unload": self._unload,
+            "system_status": self._system_status,
+            "register_system": self._register_system,
+            "unregister_system": self._unregister_system,
+            "cuda_status": self._cuda_status,
+            "register_cuda": self._register_cuda,
+            "unregister_cuda": self._unregister_cuda,
         }
 
     async def answer(self, handler: str, call: Call) -> Answer:
@@ -66,6 +82,10 @@ class HttpService:
     # -- inference
 
     async def _infer(self, call: Call) -> Answer:
+        with self._dataplane.shared_memory.lease() as lease:
+            return await self._infer_with(call, lease)
+
+    async def _infer_with(self, call: Call, lease: Lease) -> Answer:
         model, version = _model(call)
         spec = self._dataplane.spec(model, version)
         body = self._plain(call)
@@ -74,12 +94,19 @@ class HttpService:
             self._bound(len(body))
             request, form = v2.decode_raw(spec, version, body)
         else:
-            request, form = v2.decode(model, version, body, length, self._max_input)
+            request, form = v2.decode(model, version, body, length, self._max_input, lease)
+        if self._forward is not None:
+            self._forward(request, call.received)
         response = await self._dataplane.infer(request)
         head, binary = v2.encode(request, response, form)
         if not binary:
-            return Answer((head,))
-        return Answer((head, *binary), BINARY, 200, {HEADER_LENGTH: str(len(head))})
+            answer = Answer((head,))
+        else:
+            answer = Answer((head, *binary), BINARY, 200, {HEADER_LENGTH: str(len(head))})
+        accepted = call.headers.get("accept-encoding")
+        if accepted is not None:
+            await _compress(answer, accepted)
+        return answer
 
     async def _generate(self, call: Call) -> Answer:
         request = self._generate_request(call)
@@ -122,10 +149,9 @@ class HttpService:
         encoding = call.headers.get("content-encoding")
         if encoding is None or encoding.lower() == "identity":
             return call.body
-        window_bits = _WINDOW_BITS.get(encoding.lower())
-        if window_bits is None:
+        if encoding.lower() not in compression.WINDOW_BITS:
             raise errors.WrongEncoding(encoding)
-        return _inflate(call.body, window_bits, self._max_input)
+        return compression.inflate(call.body, encoding.lower(), self._max_input)
 
     def _bound(self, size: int) -> None:
         if size > self._max_input:
@@ -160,6 +186,12 @@ class HttpService:
     async def _statistics(self, call: Call) -> Answer:
         return _json(admin.statistics(self._dataplane, *_model(call)))
 
+    async def _log_settings(self, call: Call) -> Answer:
+        return _json(self._dataplane.log.settings.document())
+
+    async def _update_log(self, call: Call) -> Answer:
+        return _json(admin.update_log(self._dataplane, self._options(call)))
+
     async def _index(self, call: Call) -> Answer:
         repository = call.names.get("repository", "")
         return _json(await admin.index(self._dataplane, repository, self._options(call)))
@@ -174,8 +206,32 @@ class HttpService:
         await admin.unload(self._dataplane, repository, call.names["model"], self._options(call))
         return Answer()
 
+    async def _system_status(self, call: Call) -> Answer:
+        return _json(regions.status(self._dataplane.shared_memory, _region(call)))
+
+    async def _register_system(self, call: Call) -> Answer:
+        options = self._options(call)
+        await regions.register(self._dataplane.shared_memory, _region(call), options)
+        return Answer()
+
+    async def _unregister_system(self, call: Call) -> Answer:
+        self._dataplane.shared_memory.unregister(_region(call))
+        return Answer()
+
+    async def _cuda_status(self, call: Call) -> Answer:
+        self._dataplane.shared_memory.cuda_status(_region(call))
+        return _json([])
+
+    async def _register_cuda(self, call: Call) -> Answer:
+        self._dataplane.shared_memory.register_cuda(_region(call))
+        return Answer()
+
+    async def _unregister_cuda(self, _: Call) -> Answer:
+        self._dataplane.shared_memory.unregister_cuda()
+        return Answer()
+
     def _options(self, call: Call) -> Any:
-        """The optional JSON body of a repository call."""
+        """The optional JSON body of a call that has no tensors."""
         body = self._plain(call)
         self._bound(len(body))
         return jsondata.loads(bytes(body)) if body else None
@@ -203,28 +259,26 @@ def _model(call: Call) -> tuple[str, str]:
     return call.names.get("model", ""), call.names.get("version", "")
 
 
+def _region(call: Call) -> str:
+    return call.names.get("region", "")
+
+
 def _json(document: Any, status: int = 200) -> Answer:
     return Answer((orjson.dumps(document),), status=status)
 
 
-def _inflate(body: Buffer, window_bits: int, limit: int) -> bytes:
-    """Decompress, but never to more than `limit` bytes."""
-    inflater = zlib.decompressobj(window_bits)
-    try:
-        plain = inflater.decompress(body, limit + 1)
-    except zlib.error as error:
-        raise invalid(
-            f"the compressed body is corrupt: {error}", field="Content-Encoding"
-        ) from None
-    if len(plain) > limit:
-        raise invalid(
-            f"the body inflates to more than {limit} bytes", hint="raise --http-max-input-size"
-        )
-    if not inflater.eof or inflater.unused_data:
-        raise invalid(
-            "the compressed body is cut off or goes on behind its end", field="Content-Encoding"
-        )
-    return plain
+async def _compress(answer: Answer, accepted: str) -> None:
+    """Give the answer the content encoding that the client likes best."""
+    encoding = compression.choose(accepted)
+    size = answer.size
+    if encoding == compression.IDENTITY or size < compression.SMALLEST:
+        return
+    if size <= _QUICK:
+        body = compression.deflate(answer.parts, encoding)
+    else:
+        body = await asyncio.to_thread(compression.deflate, answer.parts, encoding)
+    answer.parts = (body,)
+    answer.headers = {**answer.headers, "Content-Encoding": encoding}
 
 
 def _header_length(text: str | None, size: int) -> int | None:

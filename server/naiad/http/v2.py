@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
 from naiad.core.parameters import interpret
+from naiad.core.shared_memory import NO_REGIONS, Lease
 from naiad.http import jsondata
 from naiad_backends.api import (
     Buffer,
@@ -22,7 +23,7 @@ from naiad_backends.api import (
     unknown_datatype,
 )
 from naiad_backends.datatypes import DATATYPES
-from naiad_backends.errors import NaiadError, invalid, unsupported
+from naiad_backends.errors import NaiadError, invalid
 
 MAX_DIMENSIONS = 32
 """Dimensions that a shape may have; every NumPy can make such an array."""
@@ -30,25 +31,34 @@ MAX_DIMENSIONS = 32
 MAX_ELEMENTS = 2**60 - 1
 """Elements that a shape may stand for, zeros left out: their bytes are counted in an int64."""
 
-_NOT_YET = frozenset(("classification", "shared_memory_region"))
-
 
 @dataclass(slots=True)
 class OutputForm:
-    """How the client wants its outputs: as binary data by default, and by name."""
+    """How the client wants its outputs: as binary data by default, and by name.
+
+    lease: what knows the outputs that go into shared memory.
+    """
 
     binary: bool = False
     by_name: dict[str, bool] = field(default_factory=dict)
+    lease: Lease = NO_REGIONS
 
 
 def decode(
-    model: str, version: str, body: Buffer, header_length: int | None, max_json: int
+    model: str,
+    version: str,
+    body: Buffer,
+    header_length: int | None,
+    max_json: int,
+    lease: Lease = NO_REGIONS,
 ) -> tuple[Request, OutputForm]:
     """Read an inference request.
 
     header_length: bytes of JSON in front of the binary part; None if the body is all JSON.
     max_json: the largest JSON part, in bytes.
-    Raises INVALID_ARG, naming the field, for anything that is not as the protocol says.
+    lease: gets hold of the shared memory that the request names.
+    Raises INVALID_ARG, naming the field, for anything that is not as the protocol says, NOT_FOUND
+    for an unknown region of shared memory.
     """
     whole = memoryview(body)
     json_size = len(whole) if header_length is None else header_length
@@ -61,7 +71,7 @@ def decode(
     if not isinstance(document, dict):
         raise invalid("the body is not a JSON object")
     request = Request(model, version, _text(document, "id", ""))
-    form = OutputForm()
+    form = OutputForm(lease=lease)
     if (parameters := document.get("parameters")) is not None:
         _read_parameters(request, form, parameters)
     binary = _Binary(whole[json_size:], header_length is not None)
@@ -69,7 +79,7 @@ def decode(
     if not isinstance(inputs, list):
         _wrong("inputs", "an array of inputs", inputs)
     for number, item in enumerate(inputs):
-        tensor = _read_input(item, binary, f"inputs[{number}]")
+        tensor = _read_input(item, binary, lease, f"inputs[{number}]")
         if tensor.name in request.inputs:
             raise invalid(f"input '{tensor.name}' is given twice", field=f"inputs[{number}].name")
         request.inputs[tensor.name] = tensor
@@ -118,26 +128,29 @@ class _Binary:
             )
 
 
-def _read_input(item: Any, binary: _Binary, where: str) -> Tensor:
+def _read_input(item: Any, binary: _Binary, lease: Lease, where: str) -> Tensor:
     if not isinstance(item, dict):
         _wrong(where, "an object", item)
     name = _text(item, "name", None, where)
     datatype = _text(item, "datatype", None, where)
     shape = _read_shape(item.get("shape"), where)
-    size = _tensor_parameters(item, where).get("binary_data_size")
+    parameters = _tensor_parameters(item, where)
+    size = parameters.get("binary_data_size")
     data = item.get("data")
-    if (size is None) == (data is None):
+    shared = lease.input(parameters, where)
+    if (size is not None) + (data is not None) + (shared is not None) != 1:
         raise invalid(
-            f"input '{name}' has {'neither' if data is None else 'both'} data"
-            f" {'nor' if data is None else 'and'} binary_data_size",
+            f"input '{name}' has none or several of data, binary_data_size and"
+            " shared_memory_region",
             field=where,
-            hint="give the tensor either as `data` or as `parameters.binary_data_size`",
+            hint="give the tensor as `data`, as `parameters.binary_data_size` or as"
+            " `parameters.shared_memory_region`",
         )
-    if size is None:
+    if data is not None:
         return jsondata.decode(name, datatype, shape, data, where)
     if datatype not in DATATYPES:
         raise unknown_datatype(datatype, f"{where}.datatype")
-    wire = binary.take(size, where)
+    wire = binary.take(size, where) if shared is None else shared
     try:
         return Tensor.from_wire(name, datatype, shape, wire)
     except NaiadError as error:
@@ -163,14 +176,12 @@ def _read_shape(shape: Any, where: str) -> tuple[int, ...]:
 
 
 def _tensor_parameters(item: Mapping[str, Any], where: str) -> Mapping[str, Any]:
-    """The parameters of one input or output, without those that are not served yet."""
+    """The parameters of one input or output."""
     parameters = item.get("parameters")
     if parameters is None:
         return _NO_PARAMETERS
     if not isinstance(parameters, dict):
         _wrong(f"{where}.parameters", "an object", parameters)
-    if not _NOT_YET.isdisjoint(parameters):
-        _refuse_not_yet(parameters, where)
     return parameters
 
 
@@ -203,20 +214,31 @@ def _read_outputs(request: Request, form: OutputForm, outputs: Any) -> None:
             _wrong(where, "an object", item)
         name = _text(item, "name", None, where)
         names.append(name)
-        binary = _tensor_parameters(item, where).get("binary_data")
+        parameters = _tensor_parameters(item, where)
+        if (count := parameters.get("classification")) is not None:
+            _read_classification(request, name, count, where)
+        binary = parameters.get("binary_data")
         if binary is not None:
             if not isinstance(binary, bool):
                 _wrong(f"{where}.parameters.binary_data", "true or false", binary)
             form.by_name[name] = binary
+        if form.lease.output(name, parameters, where) and (
+            binary or name in (request.classes or ())
+        ):
+            raise invalid(
+                f"output '{name}' is to go into shared memory, and also to be binary data or"
+                " classes",
+                field=f"{where}.parameters",
+                hint="ask for one of them",
+            )
     request.outputs = names
 
 
-def _refuse_not_yet(parameters: Mapping[str, Any], where: str) -> None:
-    for name in _NOT_YET & parameters.keys():
-        if parameters[name]:
-            raise unsupported(
-                f"parameter '{name}' is not served yet", field=f"{where}.parameters.{name}"
-            )
+def _read_classification(request: Request, name: str, count: Any, where: str) -> None:
+    if not isinstance(count, int) or isinstance(count, bool) or count < 0:
+        _wrong(f"{where}.parameters.classification", "a non-negative integer", count)
+    if count:
+        request.classes = {**(request.classes or {}), name: count}
 
 
 def _text(item: Mapping[str, Any], key: str, default: str | None, where: str = "") -> str:
@@ -270,7 +292,7 @@ def _raw_shape(dims: tuple[int, ...], size: int, item_size: int) -> tuple[int, .
 def encode(request: Request, response: Response, form: OutputForm) -> tuple[bytes, list[Buffer]]:
     """The response as its JSON part and the binary outputs that follow it, in order.
 
-    Raises INVALID_ARG for an output that has no JSON form.
+    Raises INVALID_ARG for an output that has no JSON form or does not fit its shared memory.
     """
     outputs: list[dict[str, Any]] = []
     binary: list[Buffer] = []
@@ -282,6 +304,9 @@ def encode(request: Request, response: Response, form: OutputForm) -> tuple[byte
             "datatype": tensor.datatype,
             "shape": tensor.shape,
         }
+        outputs.append(output)
+        if form.lease.put(tensor):
+            continue
         if by_name.get(tensor.name, form.binary):
             wire = tensor.wire()
             size = wire.nbytes if type(wire) is memoryview else len(wire)
@@ -291,7 +316,6 @@ def encode(request: Request, response: Response, form: OutputForm) -> tuple[byte
         else:
             output["data"] = jsondata.encode(tensor)
             numbers.append(output["data"])
-        outputs.append(output)
     answer: dict[str, Any] = {
         "model_name": response.model_name,
         "model_version": response.model_version,

@@ -109,6 +109,11 @@ class ModelConfig:
         return self._message.max_batch_size
 
     @property
+    def metric_tags(self) -> dict[str, str]:
+        """Names and values that the model's metrics carry."""
+        return dict(self._message.metric_tags)
+
+    @property
     def has_dynamic_batching(self) -> bool:
         return self._message.HasField("dynamic_batching")
 
@@ -242,6 +247,24 @@ class ModelConfig:
             placements=tuple(_placements(message)),
             decoupled=message.model_transaction_policy.decoupled,
         )
+
+    def labels(self, folder: Path) -> dict[str, list[bytes]]:
+        """The labels of the outputs that name a file of them: by index, one a line.
+
+        folder: the model's. Raises INVALID_ARG for a file that cannot be read.
+        """
+        labels: dict[str, list[bytes]] = {}
+        for index, output in enumerate(self._message.output):
+            if output.label_filename:
+                try:
+                    text = (folder / output.label_filename).read_bytes()
+                except OSError as error:
+                    raise invalid(
+                        f"'{output.label_filename}' cannot be read: {error.strerror}",
+                        field=f"output[{index}].label_filename",
+                    ) from error
+                labels[output.name] = [line.rstrip(b"\r") for line in text.split(b"\n")]
+        return labels
 
     def message(self) -> pb.ModelConfig:
         """A copy as the protobuf message."""

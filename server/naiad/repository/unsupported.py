@@ -32,7 +32,6 @@ _IGNORED = {
     "optimization.gather_kernel_buffer_threshold": "requests run one by one",
     "model_operations.op_library_filename": "no operator library is loaded",
     "cc_model_filenames": "the default file runs on every GPU",
-    "metric_tags": "metrics carry no tags",
     "model_metrics": "metrics keep their own buckets",
     "runtime": "the backend chooses its own",
 }

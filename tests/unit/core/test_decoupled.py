@@ -157,8 +157,8 @@ async def test_breaking_the_promise_is_told_to_the_model() -> None:
 
     scene = Scene(talkative)
     assert len(await scene.ask()) == 1
-    assert [error.code for error in raised] == [Code.INTERNAL] * 2
     await scene.end()
+    assert [error.code for error in raised] == [Code.INTERNAL] * 2
 
 
 async def test_a_single_response_cannot_be_asked_for() -> None:

@@ -190,14 +190,58 @@ def parameter(**choice: Any) -> pb.InferParameter:
     return pb.InferParameter(**choice)
 
 
-@pytest.mark.parametrize("name", ["classification", "shared_memory_region", "shared_memory_offset"])
-def test_what_a_later_version_does_is_unsupported(name: str) -> None:
-    parameters = {name: parameter(int64_param=1)}
-    error = refused(request(outputs=[Output(name="a", parameters=parameters)]))
-    assert error.code is Code.UNSUPPORTED
-    assert error.field == f'outputs[0].parameters["{name}"]'
-    error = refused(request(Input(name="x", datatype="INT8", parameters=parameters)))
-    assert error.field == f'inputs[0].parameters["{name}"]'
+PLACE = {
+    "shared_memory_region": parameter(string_param="r"),
+    "shared_memory_byte_size": parameter(int64_param=4),
+}
+
+
+def test_a_region_that_nobody_registered() -> None:
+    error = refused(request(outputs=[Output(name="a", parameters=PLACE)]))
+    assert error.code is Code.NOT_FOUND
+    assert error.field == 'outputs[0].parameters["shared_memory_region"]'
+    error = refused(request(Input(name="x", datatype="INT8", parameters=PLACE)))
+    assert error.code is Code.NOT_FOUND
+    assert error.field == 'inputs[0].parameters["shared_memory_region"]'
+
+
+def test_an_offset_without_a_region() -> None:
+    offset = {"shared_memory_offset": parameter(int64_param=1)}
+    error = refused(request(outputs=[Output(name="a", parameters=offset)]))
+    assert error.code is Code.INVALID_ARG
+    assert error.field == 'outputs[0].parameters["shared_memory_region"]'
+
+
+def classified(*counts: pb.InferParameter) -> pb.ModelInferRequest:
+    return request(
+        outputs=[
+            Output(name=f"y{number}", parameters={"classification": count})
+            for number, count in enumerate(counts)
+        ]
+    )
+
+
+def test_class_counts_by_output() -> None:
+    message = classified(parameter(int64_param=3), parameter(int64_param=2**63 - 1))
+    assert to_request(message, []).classes == {"y0": 3, "y1": 2**63 - 1}
+    assert not to_request(request(outputs=[Output(name="y")]), []).classes
+
+
+@pytest.mark.parametrize(
+    "count",
+    [
+        parameter(int64_param=0),
+        parameter(int64_param=-1),
+        parameter(uint64_param=1),
+        parameter(bool_param=True),
+        parameter(string_param="1"),
+        parameter(),
+    ],
+)
+def test_what_is_no_class_count(count: pb.InferParameter) -> None:
+    error = refused(classified(parameter(int64_param=1), count))
+    assert error.code is Code.INVALID_ARG
+    assert error.field == 'outputs[1].parameters["classification"]'
 
 
 def test_other_parameters_of_tensors_are_ignored() -> None:

@@ -253,12 +253,38 @@ def test_the_json_part_is_bounded() -> None:
         decode(b" " * (MAX_JSON + 1))
 
 
-@pytest.mark.parametrize("name", ["classification", "shared_memory_region"])
-def test_what_is_not_served_yet(name: str) -> None:
-    document = {"inputs": [], "outputs": [{"name": "y", "parameters": {name: 1}}]}
-    with pytest.raises(NaiadError) as caught:
-        decode(json.dumps(document).encode())
-    assert caught.value.code is Code.UNSUPPORTED
+@pytest.mark.parametrize("place", ["inputs", "outputs"])
+def test_a_region_that_nobody_registered(place: str) -> None:
+    parameters = {"shared_memory_region": "r", "shared_memory_byte_size": 4}
+    tensor = {"name": "x", "datatype": "FP32", "shape": [1], "parameters": parameters}
+    with pytest.raises(NaiadError, match="'r'") as caught:
+        decode(json.dumps({"inputs": [], place: [tensor]}).encode())
+    assert caught.value.code is Code.NOT_FOUND
+    assert caught.value.field == f'{place}[0].parameters["shared_memory_region"]'
+
+
+# -- classification
+
+
+def asked_classes(*counts: Any) -> Request:
+    outputs = [
+        {"name": f"y{number}", "parameters": {"classification": count}}
+        for number, count in enumerate(counts)
+    ]
+    return decode(json.dumps({"inputs": [], "outputs": outputs}).encode())[0]
+
+
+def test_class_counts_by_output() -> None:
+    assert asked_classes(3, 0, None, 2**63).classes == {"y0": 3, "y3": 2**63}
+    assert not asked_classes(0).classes
+
+
+@pytest.mark.parametrize("count", [-1, 1.5, "1", True, [1]])
+def test_what_is_no_class_count(count: Any) -> None:
+    with pytest.raises(NaiadError, match="must be a non-negative integer") as caught:
+        asked_classes(1, count)
+    assert caught.value.code is Code.INVALID_ARG
+    assert caught.value.field == "outputs[1].parameters.classification"
 
 
 # -- raw requests
