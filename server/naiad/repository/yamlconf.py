@@ -129,7 +129,7 @@ class _Walker:
         fields = schema.inner(field).fields_by_name
         tree: dict[str, object] = {}
         for name, key, value in self._pairs(node, path, entry):
-            tree[str(self._scalar(fields["key"], path, key))] = self._value(
+            tree[str(self._scalar(fields["key"], path, _plain(key)))] = self._value(
                 fields["value"], entry(path, name), value
             )
         return tree
@@ -155,6 +155,14 @@ class _Walker:
 
     def _add(self, path: str, message: str, node: yaml.Node, hint: str = "") -> None:
         self.mistakes.append(Mistake(path, message, hint, _line(node)))
+
+
+def _plain(key: yaml.Node) -> yaml.Node:
+    """A key whose quotes do not matter: JSON, and so the configuration that the server prints, has
+    quotes around every key."""
+    if key.tag != _TAG + "str" or not key.value.lstrip("-").isdecimal():
+        return key
+    return yaml.ScalarNode(_TAG + "int", key.value, key.start_mark, key.end_mark)
 
 
 def _convert(field: FieldDescriptor, node: yaml.ScalarNode) -> bool | int | float | str | None:

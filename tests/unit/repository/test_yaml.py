@@ -66,6 +66,13 @@ def test_empty_files_are_empty_configurations(text: str) -> None:
     assert parse(text) == (pb.ModelConfig(), {})
 
 
+@pytest.mark.parametrize("key", ["1", "'1'", '"1"'])
+def test_a_numbers_quotes_do_not_matter_in_a_key(key: str) -> None:
+    text = f"dynamic_batching: {{priority_queue_policy: {{{key}: {{max_queue_size: 4}}}}}}"
+    policies = parse(text)[0].dynamic_batching.priority_queue_policy
+    assert policies[1].max_queue_size == 4
+
+
 @given(data=st.data(), flow=st.booleans())
 @relaxed
 def test_reads_what_the_server_prints(
