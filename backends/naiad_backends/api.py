@@ -181,6 +181,9 @@ class Request:
     outputs: names of the wanted outputs; empty means all of the model's.
     classes: by output, how many of its best classes are wanted in its place. The server sees to
         that; a backend gives the output as ever.
+    cancelled: nobody waits for the answer any more, because the client has left or its deadline has
+        passed. The server sets it, at any moment while the model runs; any thread may read it. It
+        never becomes False again.
     correlation_id: the sequence that the request belongs to; 0 or "" means none.
     priority: 0 means the model's default level.
     timeout_us: how long it may wait in a queue, in microseconds; 0 means the model's default.
@@ -199,6 +202,7 @@ class Request:
     timeout_us: int = 0
     parameters: Mapping[str, Parameter] = field(default_factory=dict)
     classes: dict[str, int] | None = None
+    cancelled: bool = False
 
 
 @dataclass(slots=True)
@@ -332,6 +336,9 @@ class Instance(ABC):
         Failure: what concerns one request goes into its `Response.error`; an exception fails all
         of them (a NaiadError with its own code, anything else as INTERNAL) and the instance goes
         on serving.
+        Cancelling: a request may be `cancelled` before or while this runs. A model that takes long
+        looks at it now and then and stops when all requests are; what it answers to a cancelled one
+        goes nowhere, but it must be one response as ever, and its neighbours get theirs.
         Lifetime: inputs may be kept as long as the response refers to them, not longer.
         """
 

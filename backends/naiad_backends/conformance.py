@@ -271,6 +271,16 @@ class BackendSuite:
             self._check(good, first)
             assert second.error is not None
 
+    def test_cancelled_requests_harm_nobody(self, loaded: Loaded) -> None:
+        """They still get a response each, which nobody reads, and their neighbours their own."""
+        for group in self._groups(loaded.spec):
+            gone = replace(group[0], cancelled=True)
+            responses = _execute(loaded.instances[0], [gone, *group[1:]])
+            for request, response in zip(group[1:], responses[1:], strict=True):
+                self._check(request, response)
+            _execute(loaded.instances[0], [replace(request, cancelled=True) for request in group])
+            self._check(group[0], _execute(loaded.instances[0], group)[0])
+
     # Helpers
 
     def _groups(self, spec: ModelSpec) -> list[list[Request]]:

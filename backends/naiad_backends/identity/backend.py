@@ -4,7 +4,6 @@ It has no file and no framework, so it measures what the server itself costs. Ou
 memory of their inputs.
 """
 
-import time
 from collections.abc import Sequence
 
 from naiad_backends.api import (
@@ -19,13 +18,15 @@ from naiad_backends.api import (
     Response,
 )
 from naiad_backends.errors import invalid, unsupported
+from naiad_backends.waiting import pause
 
 
 class IdentityInstance(Instance):
     """Echoes; holds nothing."""
 
     def __init__(self, pairs: Sequence[tuple[str, str]], delay_s: float) -> None:
-        """pairs: (input, output) names.  delay_s: how long each `execute` sleeps, in seconds."""
+        """pairs: (input, output) names.  delay_s: how many seconds each `execute` sleeps; less if
+        nobody waits for any of its requests any more."""
         self._pairs = pairs
         self._delay_s = delay_s
         self.blocking = delay_s > 0
@@ -33,7 +34,7 @@ class IdentityInstance(Instance):
     def execute(self, requests: Sequence[Request]) -> Execution:
         """Echo every request; an optional input that was left out has no output."""
         if self._delay_s:
-            time.sleep(self._delay_s)
+            pause(self._delay_s, lambda: all(request.cancelled for request in requests))
         responses = []
         for request in requests:
             inputs, wanted = request.inputs, request.outputs

@@ -6,7 +6,6 @@ response), `WAIT` (UINT32, [1], milliseconds before the instance takes its next 
 """
 
 import threading
-import time
 from collections.abc import Sequence
 
 import numpy as np
@@ -25,9 +24,7 @@ from naiad_backends.api import (
     Tensor,
 )
 from naiad_backends.errors import internal, invalid
-
-_SLICE_S = 0.02
-"""How often a delay looks whether anybody still waits, in seconds."""
+from naiad_backends.waiting import pause
 
 
 class RepeatInstance(StreamingInstance):
@@ -44,7 +41,7 @@ class RepeatInstance(StreamingInstance):
             )
         work = threading.Thread(target=_respond, args=(request, responder), daemon=True)
         work.start()
-        time.sleep(int(request.inputs["WAIT"].numpy().ravel()[0]) / 1000)
+        pause(int(request.inputs["WAIT"].numpy().ravel()[0]) / 1000, lambda: responder.cancelled)
 
     def execute(self, requests: Sequence[Request]) -> Execution:
         """Never called: the model is decoupled."""
@@ -58,9 +55,7 @@ def _respond(request: Request, responder: Responder) -> None:
     values = request.inputs["IN"].numpy().ravel()
     delays = request.inputs["DELAY"].numpy().ravel()
     for index, delay in enumerate(delays):
-        until = time.monotonic() + int(delay) / 1000
-        while (left := until - time.monotonic()) > 0 and not responder.cancelled:
-            time.sleep(min(left, _SLICE_S))
+        pause(int(delay) / 1000, lambda: responder.cancelled)
         if responder.cancelled:
             break
         outputs = [

@@ -113,8 +113,15 @@ class ServedModel:
         return self._loaded.seconds
 
     async def infer(self, request: Request) -> Response:
-        """Check and run a request. Raises NaiadError for a bad one or a failed one."""
-        response = await self._scheduler.submit(request, self._check(request))
+        """Check and run a request. Raises NaiadError for a bad one or a failed one.
+
+        Cancelling the call tells a model that is at work on it: `Request.cancelled`.
+        """
+        try:
+            response = await self._scheduler.submit(request, self._check(request))
+        except asyncio.CancelledError:
+            request.cancelled = True
+            raise
         self._finish(request, response)
         if request.classes:
             await self._classify(request.classes, response)
@@ -126,12 +133,16 @@ class ServedModel:
         Raises NaiadError as `infer` does, at any point. Closing the iterator early cancels.
         """
         async with aclosing(self._scheduler.stream(request, self._check(request))) as parts:
-            async for part in parts:
-                if part.response is not None:
-                    self._finish(request, part.response)
-                    if request.classes:
-                        await self._classify(request.classes, part.response)
-                yield part
+            try:
+                async for part in parts:
+                    if part.response is not None:
+                        self._finish(request, part.response)
+                        if request.classes:
+                            await self._classify(request.classes, part.response)
+                    yield part
+            finally:
+                # However it ends, nobody reads on; a model that still runs may stop.
+                request.cancelled = True
 
     def _finish(self, request: Request, response: Response) -> None:
         """Raises the response's error; else signs it."""

@@ -1,6 +1,7 @@
 """The identity backend's rules; the contract suite checks the rest."""
 
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -80,3 +81,13 @@ def test_completion_has_nothing_to_read() -> None:
     completion = backend.complete(SPEC)
     assert completion is not None
     assert (completion.inputs, completion.outputs) == (SPEC.inputs, SPEC.outputs)
+
+
+def test_a_delay_ends_when_nobody_waits_any_more() -> None:
+    slow = replace(SPEC, parameters={"execute_delay_ms": "600000"})
+    instance = IdentityBackend({}).load(slow).instance(PLACE)
+    requests = [Request("echo"), Request("echo", cancelled=True)]
+    with ThreadPoolExecutor() as threads:
+        running = threads.submit(instance.execute, requests)
+        requests[0].cancelled = True
+        assert len(running.result(timeout=30).responses) == 2
