@@ -18,7 +18,9 @@ from naiad.core.lifecycle import ControlMode, Lifecycle, LoadOptions
 from naiad.core.log import Log
 from naiad.core.metrics import Metrics
 from naiad.core.registry import Registry
+from naiad.core.restriction import restriction
 from naiad.grpc.library import LibraryServer
+from naiad.grpc.restriction import PREFIX as GRPC_PREFIX
 from naiad.grpc.server import GrpcServer
 from naiad.http.metrics import MetricsServer
 from naiad.http.server import HttpServer
@@ -67,6 +69,7 @@ class Server:
                 settings.reuse_http_port,
                 settings.http_max_input_size,
                 forwarding(settings.http_header_forward_pattern, "--http-header-forward-pattern"),
+                restriction(settings.http_restricted_api, "--http-restricted-api"),
             )
         if settings.allow_grpc:
             wire = GrpcServer if settings.grpc_wire is GrpcWire.LEAN else LibraryServer
@@ -76,6 +79,9 @@ class Server:
                 settings.grpc_port,
                 settings.reuse_grpc_port,
                 forwarding(settings.grpc_header_forward_pattern, "--grpc-header-forward-pattern"),
+                restriction(
+                    settings.grpc_restricted_protocol, "--grpc-restricted-protocol", GRPC_PREFIX
+                ),
             )
         self._metrics_address = settings.metrics_address or settings.http_address
         self._metrics: MetricsServer | None = None

@@ -88,6 +88,12 @@ class Settings:
         default="",
         metadata=_help("Pass request headers whose name this matches on to the model."),
     )
+    http_restricted_api: tuple[str, ...] = field(
+        default=(),
+        metadata=_help(
+            "<api>,...:<header>=<value>: these APIs need this header over HTTP; repeat for several."
+        ),
+    )
     allow_grpc: bool = field(default=True, metadata=_help("Serve gRPC."))
     grpc_address: str = field(default="127.0.0.1", metadata=_help("Address of the gRPC port."))
     grpc_port: int = field(default=8001, metadata=_help("gRPC port; 0 picks a free one."))
@@ -100,6 +106,13 @@ class Settings:
     )
     grpc_header_forward_pattern: str = field(
         default="", metadata=_help("Pass metadata whose key this matches on to the model.")
+    )
+    grpc_restricted_protocol: tuple[str, ...] = field(
+        default=(),
+        metadata=_help(
+            "<api>,...:<key>=<value>: these APIs need the metadata triton-grpc-protocol-<key> over"
+            " gRPC; repeat for several."
+        ),
     )
     allow_metrics: bool = field(
         default=True, metadata=_help("Serve metrics for Prometheus, at /metrics of a port.")

@@ -58,7 +58,7 @@ def test_every_error_code_is_documented_with_its_statuses() -> None:
 
 def test_every_route_is_documented() -> None:
     text = read("docs/protocol.md")
-    patterns = {(method, _plain(pattern)) for method, pattern, _ in ROUTES}
+    patterns = {(method, _plain(pattern)) for method, pattern, *_ in ROUTES}
 
     assert [f"{method} {path}" for method, path in patterns if f"{method} {path}" not in text] == []
 

@@ -9,7 +9,7 @@ connection closes it with a GOAWAY that says why.
 import asyncio
 import logging
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final, Protocol
 
 import grpc
@@ -19,13 +19,10 @@ from naiad.grpc.call import Call, CallFault, prefix
 from naiad.grpc.errors import STATUS, details, known
 from naiad.grpc.frames import ConnectionFault, Reason, Setting
 from naiad.grpc.headers import HeadReader
-from naiad.grpc.service import Unary
-from naiad.grpc.stream import Caller
+from naiad.grpc.stream import Streaming, Unary
 from naiad_backends.api import Buffer
 
 logger = logging.getLogger(__name__)
-
-Streaming = Callable[[AsyncIterator[Buffer], Caller], Awaitable[None]]
 
 _FIRST_BUFFER: Final = 2**16
 _LARGEST_BUFFER: Final = 2**18

@@ -5,16 +5,18 @@ corners. Knows the library, not the protocol.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, Final, NoReturn
 
 import grpc
 
 from naiad.core.dataplane import DataPlane
 from naiad.core.forwarding import HeaderForwarding
+from naiad.core.restriction import Restriction
 from naiad.grpc.errors import STATUS, details, known
 from naiad.grpc.server import port_taken
-from naiad.grpc.service import InferenceService, Unary
+from naiad.grpc.service import InferenceService
+from naiad.grpc.stream import Streaming, Unary
 from naiad.grpc.wire import LARGEST
 from naiad_backends.api import Buffer
 
@@ -41,12 +43,14 @@ class LibraryServer:
         port: int,
         reuse_port: bool,
         forward: HeaderForwarding | None = None,
+        restriction: Restriction | None = None,
     ) -> None:
         """port: 0 picks a free one.  reuse_port: other processes may listen on it too.
-        forward: which metadata of inference calls goes to the model."""
+        forward: which metadata of inference calls goes to the model.
+        restriction: which calls need metadata, and which."""
         self._address = address
         self._port = port
-        self._service = InferenceService(data_plane, forward)
+        self._service = InferenceService(data_plane, forward, restriction)
         self._server = grpc.aio.server(
             options=(*_OPTIONS, ("grpc.so_reuseport", int(reuse_port))),
         )
@@ -70,7 +74,6 @@ class LibraryServer:
 
 
 Context = grpc.aio.ServicerContext[bytes, bytes]
-Streaming = Callable[[Any, Any], Awaitable[None]]
 
 
 class _Handlers(grpc.GenericRpcHandler):  # type: ignore[type-arg]  # generic in its stubs only

@@ -7,8 +7,10 @@ from collections.abc import Mapping
 
 from naiad.core.dataplane import DataPlane
 from naiad.core.forwarding import HeaderForwarding
-from naiad.grpc.connection import Connection, Streaming
-from naiad.grpc.service import InferenceService, Unary
+from naiad.core.restriction import Restriction
+from naiad.grpc.connection import Connection
+from naiad.grpc.service import InferenceService
+from naiad.grpc.stream import Streaming, Unary
 from naiad_backends.errors import NaiadError, unavailable
 
 
@@ -22,13 +24,15 @@ class GrpcServer:
         port: int,
         reuse_port: bool,
         forward: HeaderForwarding | None = None,
+        restriction: Restriction | None = None,
     ) -> None:
         """port: 0 picks a free one.  reuse_port: other processes may listen on it too.
-        forward: which metadata of inference calls goes to the model."""
+        forward: which metadata of inference calls goes to the model.
+        restriction: which calls need metadata, and which."""
         self._address = address
         self._port = port
         self._reuse_port = reuse_port
-        self._service = InferenceService(data_plane, forward)
+        self._service = InferenceService(data_plane, forward, restriction)
         self.unary: Mapping[str, Unary] = self._service.unary
         self.streaming: Mapping[str, Streaming] = self._service.streaming
         self._listener: asyncio.Server | None = None

@@ -14,20 +14,27 @@ from google.protobuf.message import Message
 
 from naiad.core.dataplane import EXTENSIONS, DataPlane
 from naiad.core.forwarding import HeaderForwarding
+from naiad.core.restriction import Restriction
 from naiad.core.shared_memory import Lease
 from naiad.grpc import answers, convert, health, wire
 from naiad.grpc.errors import known
 from naiad.grpc.regions import RegionCalls
-from naiad.grpc.stream import Answer, Answers, Caller, InferStream, Metadata
+from naiad.grpc.restriction import guarded_streaming, guarded_unary
+from naiad.grpc.stream import (
+    Answer,
+    Answers,
+    Caller,
+    InferStream,
+    Metadata,
+    Streaming,
+    Unary,
+)
 from naiad_backends.api import Buffer, Request
 from naiad_backends.errors import invalid, unsupported
 from naiad_proto import grpc_service_pb2 as pb
 from naiad_proto.health import CHECK_METHOD, WATCH_METHOD
 
 M = TypeVar("M", bound=Message)
-
-Unary = Callable[[Buffer, Metadata], Awaitable[Sequence[Buffer]]]
-"""One serialised message in, and what came beside it; the parts of another message out."""
 
 _SERVICE: Final = pb.DESCRIPTOR.services_by_name["GRPCInferenceService"]
 _STREAM: Final = "ModelStreamInfer"
@@ -41,8 +48,14 @@ class InferenceService:
     raises NaiadError for what the client is to be told; a cancelled call cancels its handler.
     """
 
-    def __init__(self, data_plane: DataPlane, forward: HeaderForwarding | None = None) -> None:
-        """forward: which metadata of inference calls goes to the model."""
+    def __init__(
+        self,
+        data_plane: DataPlane,
+        forward: HeaderForwarding | None = None,
+        restriction: Restriction | None = None,
+    ) -> None:
+        """forward: which metadata of inference calls goes to the model.
+        restriction: which calls need metadata, and which."""
         self._data_plane = data_plane
         self._forward = forward
         self._closing = asyncio.Event()
@@ -81,7 +94,13 @@ class InferenceService:
         self.unary = {_path(name): call for name, call in unary.items()} | {
             CHECK_METHOD: self._health.check
         }
-        self.streaming = {_path(_STREAM): self._stream_infer, WATCH_METHOD: self._health.watch}
+        self.streaming: dict[str, Streaming] = {
+            _path(_STREAM): self._stream_infer,
+            WATCH_METHOD: self._health.watch,
+        }
+        if restriction is not None:
+            self.unary = guarded_unary(self.unary, restriction)
+            self.streaming = guarded_streaming(self.streaming, restriction)
 
     def close(self) -> None:
         """Let the calls that have no end of their own end: streams once they have answered."""

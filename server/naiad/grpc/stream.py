@@ -4,7 +4,7 @@ Knows when to read, wait, write and end; what a request means is the service's m
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
@@ -33,6 +33,14 @@ class Caller(Metadata, Protocol):
 
     async def write(self, parts: Sequence[Buffer]) -> None:
         """Send one serialised message, given in parts; waits while the client is slow to read."""
+
+
+Unary = Callable[[Buffer, Metadata], Awaitable[Sequence[Buffer]]]
+"""Handles a call: one serialised message in, and what came beside it; the parts of another one
+out."""
+
+Streaming = Callable[[AsyncIterator[Buffer], Caller], Awaitable[None]]
+"""Handles a call with any number of messages in and out."""
 
 
 @dataclass(frozen=True, slots=True)

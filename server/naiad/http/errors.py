@@ -8,6 +8,7 @@ from collections.abc import Mapping
 
 import orjson
 
+from naiad.core.restriction import Restricted
 from naiad.http.call import Answer
 from naiad_backends.errors import Code, NaiadError
 
@@ -60,6 +61,8 @@ def answer(error: NaiadError) -> Answer:
         status, headers = 405, {"Allow": error.allowed}
     elif isinstance(error, WrongEncoding):
         headers = {"Accept-Encoding": "gzip, deflate"}
+    elif isinstance(error, Restricted):
+        status = 403
     return Answer([body(error)], status=status, headers=headers)
 
 

@@ -12,6 +12,7 @@ from contextlib import aclosing
 import numpy as np
 from aiohttp import HttpVersion11, web
 
+from naiad.core.restriction import Restriction
 from naiad.http import errors, routes
 from naiad.http.call import Answer, Call
 from naiad.http.lean import MAX_BODY, MAX_HEAD, MAX_HEADERS, too_large
@@ -30,9 +31,16 @@ _READ_BUFFER = 2**20
 class FullServer:
     """aiohttp's side of the server: the connections that were handed over to it."""
 
-    def __init__(self, service: HttpService, freed: Callable[[], None]) -> None:
-        """freed: called when a connection is not busy any more."""
+    def __init__(
+        self,
+        service: HttpService,
+        freed: Callable[[], None],
+        restriction: Restriction | None = None,
+    ) -> None:
+        """freed: called when a connection is not busy any more.
+        restriction: what requests must have to lead somewhere."""
         self._service = service
+        self._restriction = restriction
         self._freed = freed
         self._busy: set[web.RequestHandler] = set()
         self._stopping = False
@@ -81,13 +89,13 @@ class FullServer:
                 self._free(connection)
 
     async def _answer(self, request: web.BaseRequest) -> Answer:
+        # aiohttp's names are of a type of their own that is not for others to see.
+        received = [(str(name), value) for name, value in request.headers.items()]
         try:
-            route = routes.find(request.method, _path(request))
+            route = routes.find(request.method, _path(request), received, self._restriction)
             body = await _read(request)
         except NaiadError as error:
             return errors.answer(error)
-        # aiohttp's names are of a type of their own that is not for others to see.
-        received = [(str(name), value) for name, value in request.headers.items()]
         call = Call(route.names, request.headers, body, received)
         return await self._service.answer(route.handler, call)
 

@@ -20,6 +20,7 @@ from typing import Protocol
 
 import numpy as np
 
+from naiad.core.restriction import Restriction
 from naiad.http import errors, routes
 from naiad.http.call import Answer, Call
 from naiad.http.service import HttpService
@@ -62,7 +63,9 @@ class _Head:
 class Heads:
     """Reads heads and remembers the last few hundred, since clients repeat them."""
 
-    def __init__(self) -> None:
+    def __init__(self, restriction: Restriction | None = None) -> None:
+        """restriction: what heads must have to lead somewhere."""
+        self._restriction = restriction
         self._known: dict[bytes, _Head] = {}
 
     def read(self, raw: bytes) -> _Head | None:
@@ -72,7 +75,7 @@ class Heads:
         """
         head = self._known.get(raw)
         if head is None:
-            head = _parse(raw)
+            head = _parse(raw, self._restriction)
             if head is not None:
                 if len(self._known) == _MAX_HEADS:
                     self._known.clear()
@@ -80,7 +83,7 @@ class Heads:
         return head
 
 
-def _parse(raw: bytes) -> _Head | None:
+def _parse(raw: bytes, restriction: Restriction | None) -> _Head | None:
     first, *lines = raw[:-4].split(b"\r\n")
     line = _REQUEST_LINE.fullmatch(first)
     if line is None or len(lines) > MAX_HEADERS:
@@ -101,14 +104,12 @@ def _parse(raw: bytes) -> _Head | None:
     length = headers.get("content-length", "0")
     if not _LENGTH.fullmatch(length):
         return None
-    return _Head(_route(line[1].decode(), line[2].decode()), headers, int(length), received)
-
-
-def _route(method: str, path: str) -> routes.Route | NaiadError:
+    route: routes.Route | NaiadError
     try:
-        return routes.find(method, path)
+        route = routes.find(line[1].decode(), line[2].decode(), received, restriction)
     except NaiadError as error:
-        return error
+        route = error
+    return _Head(route, headers, int(length), received)
 
 
 class Listener(Protocol):

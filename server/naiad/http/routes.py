@@ -1,13 +1,14 @@
-"""The paths of the HTTP surface: which handler a method and a path lead to.
+"""The paths of the HTTP surface: which handler a method and a path lead to, and who may go there.
 
 Source: the routes of Triton's HTTP front end. Paths match in full; query strings are ignored.
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from urllib.parse import unquote
 
+from naiad.core.restriction import Api, Restriction
 from naiad.http.errors import WrongMethod
 from naiad_backends.errors import not_found, unsupported
 
@@ -17,38 +18,39 @@ _SYSTEM = r"/v2/systemsharedmemory" + _REGION
 _CUDA = r"/v2/cudasharedmemory" + _REGION
 _REPOSITORY = r"/v2/repository(?:/(?P<repository>[^/]+))?"
 
-ROUTES: Sequence[tuple[str, str, str]] = (
-    ("POST", _MODEL + "/infer", "infer"),
-    ("POST", _MODEL + "/generate", "generate"),
-    ("POST", _MODEL + "/generate_stream", "generate_stream"),
-    ("GET", "/v2/health/live", "live"),
-    ("GET", "/v2/health/ready", "ready"),
-    ("GET", "/v2", "server_metadata"),
-    ("GET", "/v2/models/stats", "statistics"),
-    ("GET", _MODEL, "model_metadata"),
-    ("GET", _MODEL + "/ready", "model_ready"),
-    ("GET", _MODEL + "/config", "model_config"),
-    ("GET", _MODEL + "/stats", "statistics"),
-    ("GET", "/v2/logging", "log_settings"),
-    ("POST", "/v2/logging", "update_log"),
-    ("POST", _REPOSITORY + "/index", "index"),
-    ("POST", _REPOSITORY + "/models/(?P<model>[^/]+)/load", "load"),
-    ("POST", _REPOSITORY + "/models/(?P<model>[^/]+)/unload", "unload"),
-    ("GET", _SYSTEM + "/status", "system_status"),
-    ("POST", _SYSTEM + "/register", "register_system"),
-    ("POST", _SYSTEM + "/unregister", "unregister_system"),
-    ("GET", _CUDA + "/status", "cuda_status"),
-    ("POST", _CUDA + "/register", "register_cuda"),
-    ("POST", _CUDA + "/unregister", "unregister_cuda"),
+ROUTES: Sequence[tuple[str, str, str, Api]] = (
+    ("POST", _MODEL + "/infer", "infer", Api.INFERENCE),
+    ("POST", _MODEL + "/generate", "generate", Api.INFERENCE),
+    ("POST", _MODEL + "/generate_stream", "generate_stream", Api.INFERENCE),
+    ("GET", "/v2/health/live", "live", Api.HEALTH),
+    ("GET", "/v2/health/ready", "ready", Api.HEALTH),
+    ("GET", "/v2", "server_metadata", Api.METADATA),
+    ("GET", "/v2/models/stats", "statistics", Api.STATISTICS),
+    ("GET", _MODEL, "model_metadata", Api.METADATA),
+    ("GET", _MODEL + "/ready", "model_ready", Api.HEALTH),
+    ("GET", _MODEL + "/config", "model_config", Api.MODEL_CONFIG),
+    ("GET", _MODEL + "/stats", "statistics", Api.STATISTICS),
+    ("GET", "/v2/logging", "log_settings", Api.LOGGING),
+    ("POST", "/v2/logging", "update_log", Api.LOGGING),
+    ("POST", _REPOSITORY + "/index", "index", Api.MODEL_REPOSITORY),
+    ("POST", _REPOSITORY + "/models/(?P<model>[^/]+)/load", "load", Api.MODEL_REPOSITORY),
+    ("POST", _REPOSITORY + "/models/(?P<model>[^/]+)/unload", "unload", Api.MODEL_REPOSITORY),
+    ("GET", _SYSTEM + "/status", "system_status", Api.SHARED_MEMORY),
+    ("POST", _SYSTEM + "/register", "register_system", Api.SHARED_MEMORY),
+    ("POST", _SYSTEM + "/unregister", "unregister_system", Api.SHARED_MEMORY),
+    ("GET", _CUDA + "/status", "cuda_status", Api.SHARED_MEMORY),
+    ("POST", _CUDA + "/register", "register_cuda", Api.SHARED_MEMORY),
+    ("POST", _CUDA + "/unregister", "unregister_cuda", Api.SHARED_MEMORY),
 )
-"""Method, pattern of the path, name of the handler; the first pattern that fits wins."""
+"""Method, pattern of the path, name of the handler, part of the protocol; the first pattern that
+fits wins."""
 
 _NOT_YET = re.compile(
     _MODEL + r"/trace/setting"
     r"|/v2/trace/setting"
 )
 
-_COMPILED = [(method, re.compile(pattern), name) for method, pattern, name in ROUTES]
+_COMPILED = [(method, re.compile(path), name, api) for method, path, name, api in ROUTES]
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,15 +61,28 @@ class Route:
     names: Mapping[str, str]
 
 
-def find(method: str, path: str) -> Route:
-    """The way of a request. Raises NOT_FOUND for an unknown path, WrongMethod for a known one."""
+def find(
+    method: str,
+    path: str,
+    headers: Iterable[tuple[str, str]] = (),
+    restriction: Restriction | None = None,
+) -> Route:
+    """The way of a request. headers: as they came, for `restriction` to look at.
+
+    Raises NOT_FOUND for an unknown path, Restricted for one that these headers do not open,
+    WrongMethod for a known one.
+    """
     path = path.partition("?")[0]
     allowed: list[str] = []
-    for wanted, pattern, handler in _COMPILED:
+    for wanted, pattern, handler, api in _COMPILED:
         found = pattern.fullmatch(path)
-        if found is not None and method != wanted:
+        if found is None:
+            continue
+        if restriction is not None:
+            restriction.require(api, headers)
+        if method != wanted:
             allowed.append(wanted)
-        elif found is not None:
+        else:
             names = {k: unquote(v) for k, v in found.groupdict().items() if v is not None}
             return Route(handler, names)
     if allowed:

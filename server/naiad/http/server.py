@@ -5,6 +5,7 @@ import contextlib
 
 from naiad.core.dataplane import DataPlane
 from naiad.core.forwarding import HeaderForwarding
+from naiad.core.restriction import Restriction
 from naiad.http.full import FullServer
 from naiad.http.lean import Heads, LeanProtocol
 from naiad.http.service import HttpService
@@ -22,18 +23,20 @@ class HttpServer:
         reuse_port: bool,
         max_input: int,
         forward: HeaderForwarding | None = None,
+        restriction: Restriction | None = None,
     ) -> None:
         """port: 0 picks a free one.  max_input: bound in bytes of JSON and raw input.
-        forward: which headers of inference requests go to the model."""
+        forward: which headers of inference requests go to the model.
+        restriction: which paths need a header, and which."""
         self.service = HttpService(dataplane, max_input, forward)
-        self.heads = Heads()
+        self.heads = Heads(restriction)
         self._address = address
         self._port = port
         self._reuse_port = reuse_port
         self._listener: asyncio.Server | None = None
         self._lean: set[LeanProtocol] = set()
         self._freed = asyncio.Event()
-        self._full = FullServer(self.service, self._freed.set)
+        self._full = FullServer(self.service, self._freed.set, restriction)
         self._stopping = False
 
     async def start(self) -> int:

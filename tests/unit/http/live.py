@@ -20,6 +20,7 @@ from naiad.core.dataplane import DataPlane
 from naiad.core.lifecycle import ControlMode, Lifecycle, LoadOptions
 from naiad.core.model import ServedModel
 from naiad.core.registry import Registry
+from naiad.core.restriction import Restriction
 from naiad.http.server import HttpServer
 from naiad.repository.config import ModelConfig
 from naiad.repository.layout import ModelFolder, Repositories
@@ -241,10 +242,10 @@ async def loaded(models: Path) -> AsyncIterator[tuple[Registry, DataPlane]]:
 
 
 @contextlib.asynccontextmanager
-async def serving(models: Path) -> AsyncIterator[Live]:
+async def serving(models: Path, restriction: Restriction | None = None) -> AsyncIterator[Live]:
     """A server on a free port for such a data plane."""
     async with loaded(models) as (registry, dataplane):
-        server = HttpServer(dataplane, "127.0.0.1", 0, False, MAX_INPUT)
+        server = HttpServer(dataplane, "127.0.0.1", 0, False, MAX_INPUT, restriction=restriction)
         live = Live(server, dataplane, registry, models, await server.start(), [])
         try:
             yield live

@@ -23,6 +23,8 @@ PATHS = [
     ("GET", "/v2/models/m/stats", "statistics", {"model": "m"}),
     ("POST", "/v2/models/m/infer", "infer", {"model": "m"}),
     ("POST", "/v2/models/m/versions/1/infer", "infer", {"model": "m", "version": "1"}),
+    ("POST", "/v2/models/m/generate", "generate", {"model": "m"}),
+    ("POST", "/v2/models/m/generate_stream", "generate_stream", {"model": "m"}),
     ("POST", "/v2/models/a%2Fb%20%C3%A9/infer", "infer", {"model": "a/b é"}),
     ("POST", "/v2/models/%2E%2e/infer", "infer", {"model": ".."}),
     ("POST", "/v2/models/%ff/infer", "infer", {"model": "\ufffd"}),
@@ -32,6 +34,13 @@ PATHS = [
     ("POST", "/v2/repository/r/index", "index", {"repository": "r"}),
     ("POST", "/v2/repository/models/m/load", "load", {"model": "m"}),
     ("POST", "/v2/repository/r/models/m/unload", "unload", {"repository": "r", "model": "m"}),
+    ("GET", "/v2/systemsharedmemory/status", "system_status", {}),
+    ("GET", "/v2/systemsharedmemory/region/r/status", "system_status", {"region": "r"}),
+    ("POST", "/v2/systemsharedmemory/region/r/register", "register_system", {"region": "r"}),
+    ("POST", "/v2/systemsharedmemory/unregister", "unregister_system", {}),
+    ("GET", "/v2/cudasharedmemory/region/r/status", "cuda_status", {"region": "r"}),
+    ("POST", "/v2/cudasharedmemory/region/r/register", "register_cuda", {"region": "r"}),
+    ("POST", "/v2/cudasharedmemory/region/r/unregister", "unregister_cuda", {"region": "r"}),
 ]
 
 NO_PATHS = [
