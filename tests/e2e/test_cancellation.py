@@ -1,12 +1,13 @@
 """Clients that leave and deadlines that pass: what runs for them stops, what is queued never runs.
 
-The models take ten minutes for a request, so a request that has ended was stopped.
+The models take ten minutes for a request, so a request that has ended was stopped. Of two requests
+that are cancelled one by one, the one in the queue goes first: else it could begin meanwhile.
 """
 
 import json
 import socket
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import numpy as np
@@ -56,6 +57,15 @@ def counts(server: ServerProcess, model: str = "endless") -> tuple[int, int]:
     return stats["execution_count"], stats["inference_stats"]["fail"]["count"]
 
 
+@contextmanager
+def connected(server: ServerProcess, message: bytes) -> Iterator[socket.socket]:
+    """A client that has sent this, and leaves at the end."""
+    with socket.create_connection(endpoint(server.http), 30) as client:
+        client.sendall(message)
+        assert server.get("/v2/health/live").status == 200  # by now it has been read
+        yield client
+
+
 def until_one_waits(server: ServerProcess) -> None:
     """By then the other one of two runs."""
     eventually(lambda: figure(server, "nv_inference_pending_request_count", "endless") == 1)
@@ -87,10 +97,8 @@ def test_an_http_client_that_leaves(
     server: ServerProcess, form: bytes, call: bytes, body: bytes
 ) -> None:
     before = counts(server)
-    with ExitStack() as connections:
-        for _ in range(2):
-            client = connections.enter_context(socket.create_connection(endpoint(server.http), 30))
-            client.sendall(form % (call, len(body), body))
+    message = form % (call, len(body), body)
+    with connected(server, message), connected(server, message):
         until_one_waits(server)
     until_both_ended(server, before)
 
@@ -99,14 +107,14 @@ def test_an_http_client_that_leaves(
 def test_a_client_that_waits_is_served_when_one_before_it_leaves(server: ServerProcess) -> None:
     """The one in the queue begins at once; it is then stopped in its turn."""
     before = counts(server)
-    with socket.create_connection(endpoint(server.http), 30) as second:
-        with socket.create_connection(endpoint(server.http), 30) as first:
-            first.sendall(SIZED % (b"endless/infer", len(BODY), BODY))
-            eventually(lambda: server.get("/v2/health/live").status == 200)
-            second.sendall(SIZED % (b"endless/infer", len(BODY), BODY))
+    message = SIZED % (b"endless/infer", len(BODY), BODY)
+    with ExitStack() as first:
+        first.enter_context(connected(server, message))
+        with connected(server, message):
             until_one_waits(server)
-        eventually(lambda: counts(server) == (before[0] + 1, before[1] + 1))
-        assert figure(server, "nv_inference_pending_request_count", "endless") == 0
+            first.close()
+            eventually(lambda: counts(server) == (before[0] + 1, before[1] + 1))
+            eventually(lambda: not figure(server, "nv_inference_pending_request_count", "endless"))
     eventually(lambda: counts(server) == (before[0] + 2, before[1] + 2))
 
 
@@ -114,8 +122,7 @@ def test_a_client_that_waits_is_served_when_one_before_it_leaves(server: ServerP
 def test_an_http_client_that_leaves_a_decoupled_model(server: ServerProcess) -> None:
     before = counts(server, "repeat")
     body = b'{"IN": [1, 2], "DELAY": [0, %d], "WAIT": %d}' % (TEN_MINUTES, TEN_MINUTES)
-    with socket.create_connection(endpoint(server.http), 30) as client:
-        client.sendall(SIZED % (b"repeat/generate_stream", len(body), body))
+    with connected(server, SIZED % (b"repeat/generate_stream", len(body), body)) as client:
         received = b""
         while b'"OUT":1' not in received:
             received += client.recv(4096)
@@ -127,18 +134,19 @@ def test_a_grpc_client_that_cancels(server: ServerProcess) -> None:
     with InferenceServerClient(server.grpc) as client:
         calls = [client.async_infer("endless", ones(), lambda result, error: None) for _ in "ab"]
         until_one_waits(server)
-        for call in calls:
+        for call in reversed(calls):
             call.cancel()
         until_both_ended(server, before)
 
 
 def test_a_grpc_client_whose_connection_ends(server: ServerProcess) -> None:
+    """The gRPC library cancels its calls in an order of its own."""
     before = counts(server)
     with InferenceServerClient(server.grpc) as client:
         for _ in range(2):
             client.async_infer("endless", ones(), lambda result, error: None)
         until_one_waits(server)
-    until_both_ended(server, before)
+    eventually(lambda: counts(server)[1] == before[1] + 2)
 
 
 def test_a_stream_that_is_cancelled(server: ServerProcess) -> None:
@@ -156,10 +164,11 @@ def test_a_stream_that_is_cancelled(server: ServerProcess) -> None:
 
 
 def test_deadlines(server: ServerProcess) -> None:
-    """One call and one stream; the server counts the time, too, so it may know before they do."""
+    """Of a call, which runs, and of a stream, which waits."""
     before = counts(server)
     with InferenceServerClient(server.grpc) as client, InferenceServerClient(server.grpc) as other:
-        client.async_infer("endless", ones(), lambda result, error: None, client_timeout=2)
+        client.async_infer("endless", ones(), lambda result, error: None, client_timeout=4)
+        assert client.is_server_live()  # by now the call has come in
         other.start_stream(lambda result, error: None, stream_timeout=2)
         other.async_stream_infer("endless", ones())
         until_both_ended(server, before)
