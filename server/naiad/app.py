@@ -13,6 +13,7 @@ from pathlib import Path
 import naiad
 from naiad.core.dataplane import DataPlane
 from naiad.core.forwarding import forwarding
+from naiad.core.gpus import Gpus
 from naiad.core.host import Host
 from naiad.core.lifecycle import ControlMode, Lifecycle, LoadOptions
 from naiad.core.log import Log
@@ -40,6 +41,7 @@ class Server:
         self._settings = settings
         self.log = Log(settings.log_settings())
         registry = Registry()
+        latencies = settings.latency_options()
         self.lifecycle = Lifecycle(
             Repositories([Path(folder) for folder in settings.model_repository]),
             BackendRegistry(settings.backend_options()),
@@ -49,6 +51,7 @@ class Server:
                 config_name=settings.model_config_name,
                 auto_complete=not settings.disable_auto_complete_config,
                 thread_count=settings.model_load_thread_count,
+                latencies=latencies,
             ),
         )
         self.dataplane = DataPlane(
@@ -86,7 +89,13 @@ class Server:
         self._metrics_address = settings.metrics_address or settings.http_address
         self._metrics: MetricsServer | None = None
         if settings.allow_metrics:
-            metrics = Metrics(self.dataplane.statistics, Host(settings.metrics_interval_ms / 1000))
+            seconds = settings.metrics_interval_ms / 1000
+            metrics = Metrics(
+                self.dataplane.statistics,
+                Host(seconds) if settings.allow_cpu_metrics else None,
+                Gpus.find(seconds) if settings.allow_gpu_metrics else None,
+                latencies,
+            )
             self._metrics = MetricsServer(metrics, self._metrics_address, settings.metrics_port)
         self._polling: asyncio.Task[None] | None = None
 

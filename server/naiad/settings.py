@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 
+from naiad.core.latencies import LatencyOptions
 from naiad.core.lifecycle import ControlMode
 from naiad.core.log import LogFormat, LogSettings
 from naiad_backends.errors import invalid
@@ -123,7 +124,17 @@ class Settings:
     metrics_port: int = field(default=8002, metadata=_help("Metrics port; 0 picks a free one."))
     metrics_interval_ms: int = field(
         default=2000,
-        metadata=_help("Shortest time between two looks at the machine's CPU and memory."),
+        metadata=_help("Shortest time between two looks at the machine's CPUs and GPUs."),
+    )
+    allow_cpu_metrics: bool = field(
+        default=True, metadata=_help("Metrics tell of the machine's CPU and memory.")
+    )
+    allow_gpu_metrics: bool = field(
+        default=True, metadata=_help("Metrics tell of the machine's NVIDIA GPUs.")
+    )
+    metrics_config: tuple[str, ...] = field(
+        default=(),
+        metadata=_help("Which latencies metrics tell, as <key>=<value>; repeat for several."),
     )
     allow_client_shm: bool = field(
         default=False, metadata=_help("Let clients register regions of shared memory.")
@@ -150,6 +161,11 @@ class Settings:
                 "log_format": self.log_format,
             }
         )
+
+    def latency_options(self) -> LatencyOptions:
+        """`metrics_config`, read; nothing is kept without metrics. Raises INVALID_ARG."""
+        options = LatencyOptions.parse(self.metrics_config)
+        return options if self.allow_metrics else LatencyOptions(False, False, False)
 
     def backend_options(self) -> dict[str, dict[str, str]]:
         """`backend_config` as backend -> key -> value; "" holds what is for all backends.

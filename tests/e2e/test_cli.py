@@ -101,6 +101,8 @@ def test_check_of_one_model(broken: Path) -> None:
         (["--model-repository=.", "--backend-config=x"], 1, "--backend-config"),
         (["--model-repository=.", "--http-header-forward-pattern=("], 1, "not a regular"),
         (["--model-repository=.", "--grpc-header-forward-pattern=("], 1, "not a regular"),
+        (["--model-repository=.", "--metrics-config=latencies=true"], 1, "counter_latencies"),
+        (["--model-repository=.", "--metrics-config=summary_quantiles=9"], 1, "<quantile>:<error>"),
         (["--model-repository=.", "--model-control-mode=all"], 2, "explicit"),
     ],
 )

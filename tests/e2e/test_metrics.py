@@ -149,3 +149,26 @@ def test_without_metrics_there_is_no_port(client_repository: Path, tmp_path: Pat
     with serving(tmp_path, client_repository, flags=["--allow-metrics=false"]) as server:
         assert server.metrics == ""
         assert "metrics" not in server.output()
+
+
+def test_what_is_told_can_be_chosen(client_repository: Path, tmp_path: Path) -> None:
+    flags = [
+        "--allow-cpu-metrics=false",
+        "--allow-gpu-metrics=false",
+        "--metrics-config=counter_latencies=false",
+        "--metrics-config=histogram_latencies=false",
+        "--metrics-config=summary_latencies=true",
+        "--metrics-config=summary_quantiles=0.25:0.1,0.75:0.1",
+    ]
+    with serving(tmp_path, client_repository, flags=flags) as server:
+        text = fetch(server, "/metrics")[2]
+    families = {family.name: family for family in text_string_to_metric_families(text)}
+    phases = ("request", "queue", "compute_input", "compute_infer", "compute_output")
+    assert {name for name in families if not name.startswith("nv_inference_")} == {
+        "nv_model_load_duration_secs"
+    }
+    assert {name for name in families if name.endswith(("_us", "_ms"))} == {
+        f"nv_inference_{phase}_summary_us" for phase in phases
+    }
+    samples = families["nv_inference_queue_summary_us"].samples
+    assert {s.labels.get("quantile") for s in samples} == {"0.25", "0.75", None}

@@ -23,7 +23,8 @@ logger = logging.getLogger(__name__)
 class _Job:
     """One request.
 
-    enqueued, started, before: when it came, began and last responded, by `time.perf_counter_ns()`.
+    enqueued, started, first, before: when it came, began, responded first and last, by
+        `time.perf_counter_ns()`; 0 for not yet. `before` begins with the start.
     """
 
     request: Request
@@ -31,6 +32,7 @@ class _Job:
     enqueued: int
     stream: ResponseStream
     started: int = 0
+    first: int = 0
     before: int = 0
     failure: Failure | None = None
     responses: int = 0
@@ -79,7 +81,8 @@ class Decoupled:
 
     def _open(self, request: Request, batch_size: int) -> ResponseStream:
         stream = ResponseStream(self._responded)
-        job = _Job(request, batch_size, time.perf_counter_ns(), stream)
+        now = time.perf_counter_ns()
+        job = _Job(request, batch_size, now, stream, before=now)
         self._jobs[stream] = job
         self._idle.clear()
         if self._threads is not None:
@@ -95,6 +98,7 @@ class Decoupled:
         output_ns = time.perf_counter_ns() - part.sent
         self._stats.responded(job.responses, outcome, part.sent - job.before, output_ns)
         job.before = part.sent
+        job.first = job.first or part.sent
         job.responses += 1
         if part.final:
             self._end(job, part.sent)
@@ -109,7 +113,7 @@ class Decoupled:
         if job.failure is not None:
             self._stats.failed(job.enqueued, now, job.failure)
         else:
-            self._stats.succeeded(job.batch_size, job.enqueued, phases, now)
+            self._stats.succeeded(job.batch_size, job.enqueued, phases, now, job.first)
         if not self._jobs:
             self._idle.set()
 

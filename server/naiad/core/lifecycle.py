@@ -14,6 +14,7 @@ from functools import partial
 from typing import TypeVar
 
 from naiad.core import model as models
+from naiad.core.latencies import DEFAULT_LATENCIES, LatencyOptions
 from naiad.core.model import LoadedModel, ServedModel
 from naiad.core.registry import UNLOADED, Registry, State
 from naiad.repository.config import ModelConfig
@@ -38,12 +39,16 @@ class ControlMode(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class LoadOptions:
-    """The options of loading; named like the command line's."""
+    """The options of loading; named like the command line's.
+
+    latencies: which of them the models keep for metrics.
+    """
 
     control_mode: ControlMode = ControlMode.NONE
     config_name: str = ""
     auto_complete: bool = True
     thread_count: int = 4
+    latencies: LatencyOptions = DEFAULT_LATENCIES
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,7 +196,7 @@ class Lifecycle:
                 self._registry.mark(name, str(plan.spec.version), State.LOADING)
         loaded = await self._load_versions(name, needed, serving.keys())
         for item in loaded:
-            self._publish(ServedModel(item))
+            self._publish(ServedModel(item, self._options.latencies))
         wanted = {str(plan.spec.version) for plan in plans}
         for version, served in serving.items():
             if version not in wanted:

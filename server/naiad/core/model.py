@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from naiad.core.checks import RequestCheck
 from naiad.core.classification import classify
 from naiad.core.decoupled import Decoupled
+from naiad.core.latencies import DEFAULT_LATENCIES, Histograms, LatencyOptions, Summaries
 from naiad.core.responses import Part
 from naiad.core.scheduler import Direct, Scheduler
 from naiad.core.stats import ModelStatistics
@@ -90,12 +91,16 @@ def _check_kind(spec: ModelSpec, instances: Sequence[Instance]) -> None:
 class ServedModel:
     """A version that takes requests. Made and used on the event loop."""
 
-    def __init__(self, loaded: LoadedModel) -> None:
+    def __init__(self, loaded: LoadedModel, latencies: LatencyOptions = DEFAULT_LATENCIES) -> None:
+        """latencies: which of them are kept for metrics."""
         self.name = loaded.spec.name
         self.version = str(loaded.spec.version)
         self.config = loaded.config
         self.spec = loaded.spec
-        self.stats = ModelStatistics()
+        self.stats = ModelStatistics(
+            histograms=Histograms(self.config.histogram_buckets) if latencies.histograms else None,
+            summaries=Summaries() if latencies.summaries else None,
+        )
         self._loaded = loaded
         self._check = RequestCheck(loaded.spec)
         name = f"{self.name}/{self.version}"

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import NamedTuple
 
+from naiad.core.latencies import Histograms, Summaries
+
 
 class Failure(StrEnum):
     """Why a request failed, by the names that Triton's metrics have for it.
@@ -76,6 +78,8 @@ class ModelStatistics:
     inference_count: batch elements of successful requests.
     execution_count: how often an instance ran.
     failures: the failed requests of `fail` by reason.
+    histograms, summaries: how the durations of `success` to `compute_output` are spread; for
+        metrics, None if these do not tell.
     """
 
     last_inference: int = 0
@@ -92,6 +96,8 @@ class ModelStatistics:
     batches: dict[int, BatchStatistics] = field(default_factory=dict)
     responses: dict[int, ResponseStatistics] = field(default_factory=dict)
     failures: dict[Failure, int] = field(default_factory=_no_failures)
+    histograms: Histograms | None = None
+    summaries: Summaries | None = None
 
     def executed(self, batch_size: int, phases: Phases) -> None:
         """One execution of a batch has ended, well or not."""
@@ -104,25 +110,42 @@ class ModelStatistics:
         batch.compute_infer.add(phases.compute_end - phases.compute_start)
         batch.compute_output.add(phases.end - phases.compute_end)
 
-    def succeeded(self, batch_size: int, enqueued: int, phases: Phases, now: int) -> None:
-        """One request of the batch was answered; times by `time.perf_counter_ns()`."""
+    def succeeded(
+        self, batch_size: int, enqueued: int, phases: Phases, now: int, first: int = 0
+    ) -> None:
+        """One request of the batch was answered; times by `time.perf_counter_ns()`.
+
+        first: when its first response was there, if that was not now.
+        """
+        start, compute_start, compute_end, end = phases
+        request, queue = now - enqueued, start - enqueued
+        prepare, infer, output = (
+            compute_start - start,
+            compute_end - compute_start,
+            end - compute_end,
+        )
         self.inference_count += batch_size
-        self.success.add(now - enqueued)
-        self.queue.add(phases.start - enqueued)
-        self.compute_input.add(phases.compute_start - phases.start)
-        self.compute_infer.add(phases.compute_end - phases.compute_start)
-        self.compute_output.add(phases.end - phases.compute_end)
+        self.success.add(request)
+        self.queue.add(queue)
+        self.compute_input.add(prepare)
+        self.compute_infer.add(infer)
+        self.compute_output.add(output)
+        if self.histograms is not None:
+            self.histograms.add((first or now) - enqueued, request, queue, prepare, infer, output)
+        if self.summaries is not None:
+            self.summaries.add(now, request, queue, prepare, infer, output)
 
     def responded(self, index: int, outcome: str, compute_ns: int, output_ns: int) -> None:
         """One response of a decoupled model has been delivered.
 
-        outcome: `success`, `fail`, `empty_response` or `cancel`.  compute_ns: since the response
-        before it, or since the execution began.  output_ns: from the model to the event loop.
+        outcome: `success`, `fail`, `empty_response` or `cancel`; the last two are no output of the
+        model, so that they have a time but no phases.  compute_ns: since the response before it, or
+        since the execution began.  output_ns: from the model to the event loop.
         """
         response = self.responses.get(index)
         if response is None:
             response = self.responses[index] = ResponseStatistics()
-        if outcome != "empty_response":
+        if outcome in ("success", "fail"):
             response.compute_infer.add(compute_ns)
             response.compute_output.add(output_ns)
         duration: Duration = getattr(response, outcome)

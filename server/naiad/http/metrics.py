@@ -38,4 +38,6 @@ class MetricsServer:
         await self._runner.cleanup()
 
     async def _answer(self, _: web.Request) -> web.Response:
-        return web.Response(body=self._metrics.exposition(), headers={"Content-Type": CONTENT_TYPE})
+        return web.Response(
+            body=await self._metrics.exposition(), headers={"Content-Type": CONTENT_TYPE}
+        )

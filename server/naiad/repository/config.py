@@ -114,6 +114,14 @@ class ModelConfig:
         return dict(self._message.metric_tags)
 
     @property
+    def histogram_buckets(self) -> dict[str, Sequence[float]]:
+        """Upper bounds that metrics have to use, by the family's name."""
+        return {
+            control.metric_identifier.family: list(control.histogram_options.buckets)
+            for control in self._message.model_metrics.metric_control
+        }
+
+    @property
     def has_dynamic_batching(self) -> bool:
         return self._message.HasField("dynamic_batching")
 

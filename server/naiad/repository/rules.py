@@ -9,6 +9,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from google.protobuf.message import Message
 
@@ -461,8 +462,11 @@ def _metrics(config: pb.ModelConfig, facts: Facts) -> Iterator[Mistake]:
         if not control.metric_identifier.family:
             yield Mistake(member(path, "metric_identifier.family"), "is missing")
         buckets = control.histogram_options.buckets
+        place = member(path, "histogram_options.buckets")
         if not buckets or any(math.isnan(bound) for bound in buckets):
-            yield Mistake(member(path, "histogram_options.buckets"), "needs at least one bound")
+            yield Mistake(place, "needs at least one bound")
+        elif any(low >= high for low, high in pairwise(buckets)):
+            yield Mistake(place, "is not ascending", "give every bound once, the lowest first")
 
 
 _Rule = Callable[[pb.ModelConfig, Facts], Iterator[Mistake]]

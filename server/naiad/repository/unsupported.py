@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 
 from google.protobuf.message import Message
 
+from naiad.repository.histograms import BUCKETS
 from naiad.repository.mistakes import Mistake, item, member
 from naiad_proto import model_config_pb2 as pb
 
@@ -32,7 +33,6 @@ _IGNORED = {
     "optimization.gather_kernel_buffer_threshold": "requests run one by one",
     "model_operations.op_library_filename": "no operator library is loaded",
     "cc_model_filenames": "the default file runs on every GPU",
-    "model_metrics": "metrics keep their own buckets",
     "runtime": "the backend chooses its own",
 }
 
@@ -46,8 +46,16 @@ def ignored(message: pb.ModelConfig) -> list[Mistake]:
     """What is accepted without effect."""
     return [
         Mistake(mistake.path, f"accepted, but has no effect yet: {mistake.message}")
-        for mistake in _found(message, _IGNORED, "")
+        for mistake in (*_found(message, _IGNORED, ""), *_unknown_histograms(message))
     ]
+
+
+def _unknown_histograms(message: pb.ModelConfig) -> Iterator[Mistake]:
+    for index, control in enumerate(message.model_metrics.metric_control):
+        family = control.metric_identifier.family
+        if family not in BUCKETS:
+            path = member(item("model_metrics.metric_control", index), "metric_identifier.family")
+            yield Mistake(path, f"there is no histogram '{family}'")
 
 
 def _found(message: pb.ModelConfig, table: Mapping[str, str], hint: str) -> Iterator[Mistake]:

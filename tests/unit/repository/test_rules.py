@@ -210,6 +210,11 @@ def test_good_configurations(text: str, facts: Facts) -> None:
             "model_metrics.metric_control[0].metric_identifier.family",
         ),
         (
+            BARE + "model_metrics { metric_control { metric_identifier { family: 'f' }"
+            " histogram_options { buckets: [ 1, 3, 3 ] } } }",
+            "model_metrics.metric_control[0].histogram_options.buckets",
+        ),
+        (
             BARE + "model_metrics { metric_control { metric_identifier { family: 'f' } } }",
             "model_metrics.metric_control[0].histogram_options.buckets",
         ),
