@@ -6,6 +6,7 @@ Knows how to start one, wait for it and end it; knows nothing of models or of wh
 import contextlib
 import http.client
 import json
+import os
 import re
 import signal
 import socket
@@ -46,8 +47,15 @@ class Reply:
 class ServerProcess:
     """`naiad serve` on free ports of 127.0.0.1. Its stdout and stderr go to files in `folder`."""
 
-    def __init__(self, folder: Path, repositories: Sequence[Path], flags: Sequence[str]) -> None:
-        """folder: existing, for this process alone. The process may still be starting."""
+    def __init__(
+        self,
+        folder: Path,
+        repositories: Sequence[Path],
+        flags: Sequence[str],
+        env: Mapping[str, str] | None = None,
+    ) -> None:
+        """folder: existing, for this process alone. env: more of the environment. The process may
+        still be starting."""
         self._stdout = folder / "stdout"
         self._stderr = folder / "stderr"
         self.http = ""
@@ -63,7 +71,9 @@ class ServerProcess:
             *flags,
         ]
         with self._stdout.open("wb") as out, self._stderr.open("wb") as err:
-            self.process = subprocess.Popen(command, stdout=out, stderr=err)
+            self.process = subprocess.Popen(
+                command, stdout=out, stderr=err, env={**os.environ, **(env or {})}
+            )
 
     def wait_ready(self) -> None:
         """Wait for the banner and read the addresses from it."""
@@ -139,10 +149,13 @@ class ServerProcess:
 
 @contextlib.contextmanager
 def serving(
-    folder: Path, *repositories: Path, flags: Sequence[str] = ()
+    folder: Path,
+    *repositories: Path,
+    flags: Sequence[str] = (),
+    env: Mapping[str, str] | None = None,
 ) -> Iterator[ServerProcess]:
     """A server that is ready; at the end it is told to end and must do so well."""
-    server = ServerProcess(folder, repositories, flags)
+    server = ServerProcess(folder, repositories, flags, env)
     try:
         server.wait_ready()
         yield server

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import pytest
 from tests.e2e import graphs
+from tests.e2e.clients.streams import Stream, repeat
 from tests.e2e.process import ServerProcess, endpoint, eventually, serving
-from tests.e2e.test_decoupled import repeat, start
 from tests.e2e.test_generate import REPEAT
 from tests.e2e.test_metrics import failures, figure
 from tritonclient.grpc import InferenceServerClient, InferInput
@@ -152,11 +152,11 @@ def test_a_grpc_client_whose_connection_ends(server: ServerProcess) -> None:
 def test_a_stream_that_is_cancelled(server: ServerProcess) -> None:
     before, repeats = counts(server), counts(server, "repeat")
     with InferenceServerClient(server.grpc) as client:
-        got = start(client)
+        stream = Stream(client)
         for _ in range(2):
-            client.async_stream_infer("endless", ones())
-        client.async_stream_infer("repeat", repeat([1, 2], [0, TEN_MINUTES]))
-        assert got.get(timeout=30)[1] is None
+            stream.send("endless", ones())
+        stream.send("repeat", repeat([1, 2], [0, TEN_MINUTES]))
+        stream.result()
         until_one_waits(server)
         client.stop_stream(cancel_requests=True)
         until_both_ended(server, before)

@@ -17,8 +17,8 @@ import tritonclient.grpc.aio
 import tritonclient.http.aio
 from prometheus_client.parser import text_string_to_metric_families
 from tests.e2e import graphs
+from tests.e2e.clients.streams import repeat
 from tests.e2e.process import ServerProcess, eventually, serving
-from tests.e2e.test_decoupled import repeat
 from tests.e2e.test_generate import REPEAT
 from tests.e2e.test_metrics import fetch
 from tritonclient.utils import InferenceServerException
