@@ -3,12 +3,13 @@
 from collections.abc import Iterator
 from typing import Any
 
-import pynvml
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from tests.e2e import graphs
 from tests.e2e.process import ServerProcess, serving
 from tests.e2e.test_metrics import fetch
+
+pynvml = pytest.importorskip("pynvml")
 
 
 @pytest.fixture(scope="module")

@@ -102,7 +102,7 @@ class Histograms:
     first_response_ns: the sum of what the first family counts; the statistics have the others'.
     """
 
-    __slots__ = ("_rows", "families", "first_response_ns")
+    __slots__ = ("_counts", "_limits", "families", "first_response_ns")
 
     def __init__(self, buckets: Mapping[str, Sequence[float]]) -> None:
         """buckets: the model's own bounds by family, where it has any."""
@@ -114,7 +114,8 @@ class Histograms:
             for family, default in BUCKETS.items()
         }
         self.first_response_ns = 0
-        self._rows = [(one.limits, one.counts) for one in self.families.values()]
+        self._limits = tuple(one.limits for one in self.families.values())
+        self._counts = tuple(one.counts for one in self.families.values())
 
     def add(
         self, first: int, request: int, queue: int, prepare: int, infer: int, output: int
@@ -122,8 +123,8 @@ class Histograms:
         """Count one request, by its nanoseconds in the order of the families."""
         self.first_response_ns += first
         # Written out, because a loop takes half as long again.
-        (limits0, counts0), (limits1, counts1), (limits2, counts2), *rest = self._rows
-        (limits3, counts3), (limits4, counts4), (limits5, counts5) = rest
+        limits0, limits1, limits2, limits3, limits4, limits5 = self._limits
+        counts0, counts1, counts2, counts3, counts4, counts5 = self._counts
         counts0[bisect_left(limits0, first)] += 1
         counts1[bisect_left(limits1, request)] += 1
         counts2[bisect_left(limits2, queue)] += 1

@@ -7,6 +7,7 @@ import asyncio
 import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import chain
 from operator import attrgetter
 
 from prometheus_client import Metric, generate_latest
@@ -80,13 +81,18 @@ class Metrics:
     async def exposition(self) -> bytes:
         """All families in Prometheus' text format.
 
-        The driver of the GPUs is asked, and the text written, beside the event loop.
+        The driver of the GPUs is asked, and the text written, beside the event loop; between two
+        families it goes on, too, so that a scrape of many models holds up no request.
         """
         gpus: Sequence[GpuFigures] = ()
         if self._gpus is not None:
             async with self._looking:
                 gpus = await asyncio.to_thread(self._gpus.figures)
-        return await asyncio.to_thread(_text, [*self._models(), *self._machine(), *_gpu(gpus)])
+        families: list[Metric] = []
+        for family in chain(self._models(), self._machine(), _gpu(gpus)):
+            families.append(family)
+            await asyncio.sleep(0)
+        return await asyncio.to_thread(_text, families)
 
     def _models(self) -> Iterator[Metric]:
         models = [(served, _labels(served)) for served in self._served()]
