@@ -1,9 +1,10 @@
-"""What all tests share: where the project lies and the example models, fetched once."""
+"""What all tests share: where the project lies, the example models, and certificates."""
 
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
+from tests.certificates import Certificates, make
 
 from naiad.repository.fetch import assemble
 from naiad.settings import cache_folder
@@ -21,3 +22,9 @@ def example_repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
     target = tmp_path_factory.mktemp("examples")
     assemble(ROOT / "model_repository", target, cache_folder())
     return target
+
+
+@pytest.fixture(scope="session")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
+    """Files for TLS, made for this run."""
+    return make(tmp_path_factory.mktemp("certificates"))

@@ -64,6 +64,7 @@ class Server:
             log=self.log,
         )
         self._http = self._grpc = None
+        self.http_tls, self.grpc_tls = settings.http_tls(), settings.grpc_tls()
         if settings.allow_http:
             self._http = HttpServer(
                 self.dataplane,
@@ -73,6 +74,7 @@ class Server:
                 settings.http_max_input_size,
                 forwarding(settings.http_header_forward_pattern, "--http-header-forward-pattern"),
                 restriction(settings.http_restricted_api, "--http-restricted-api"),
+                tls=self.http_tls,
             )
         if settings.allow_grpc:
             wire = GrpcServer if settings.grpc_wire is GrpcWire.LEAN else LibraryServer
@@ -85,6 +87,7 @@ class Server:
                 restriction(
                     settings.grpc_restricted_protocol, "--grpc-restricted-protocol", GRPC_PREFIX
                 ),
+                tls=self.grpc_tls,
             )
         self._metrics_address = settings.metrics_address or settings.http_address
         self._metrics: MetricsServer | None = None
@@ -100,7 +103,7 @@ class Server:
         self._polling: asyncio.Task[None] | None = None
 
     async def start(self) -> dict[str, str]:
-        """Open the ports, then load the models; the addresses by protocol.
+        """Open the ports, then load the models; the addresses by URL scheme.
 
         Raises UNAVAILABLE for a port that is taken, and, with exit_on_error, for models that
         failed to load.
@@ -108,9 +111,11 @@ class Server:
         settings = self._settings
         addresses: dict[str, str] = {}
         if self._http is not None:
-            addresses["http"] = f"{settings.http_address}:{await self._http.start()}"
+            scheme = "http" if self.http_tls is None else "https"
+            addresses[scheme] = f"{settings.http_address}:{await self._http.start()}"
         if self._grpc is not None:
-            addresses["grpc"] = f"{settings.grpc_address}:{await self._grpc.start()}"
+            scheme = "grpc" if self.grpc_tls is None else "grpcs"
+            addresses[scheme] = f"{settings.grpc_address}:{await self._grpc.start()}"
         if self._metrics is not None:
             addresses["metrics"] = f"{self._metrics_address}:{await self._metrics.start()}"
         failures = await self.lifecycle.start(settings.load_model)

@@ -13,6 +13,7 @@ from pathlib import Path
 from naiad.core.latencies import LatencyOptions
 from naiad.core.lifecycle import ControlMode
 from naiad.core.log import LogFormat, LogSettings
+from naiad.tls import Tls, choose
 from naiad_backends.errors import invalid
 
 
@@ -95,6 +96,19 @@ class Settings:
             "<api>,...:<header>=<value>: these APIs need this header over HTTP; repeat for several."
         ),
     )
+    http_use_ssl: bool = field(default=False, metadata=_help("Serve HTTP over TLS."))
+    http_use_ssl_mutual: bool = field(
+        default=False, metadata=_help("The same, for clients with a certificate only.")
+    )
+    http_server_cert: str = field(
+        default="", metadata=_help("File of the HTTP port's certificate and its chain, in PEM.")
+    )
+    http_server_key: str = field(
+        default="", metadata=_help("File of that certificate's private key, in PEM.")
+    )
+    http_root_cert: str = field(
+        default="", metadata=_help("File of the roots of clients' certificates, in PEM.")
+    )
     allow_grpc: bool = field(default=True, metadata=_help("Serve gRPC."))
     grpc_address: str = field(default="127.0.0.1", metadata=_help("Address of the gRPC port."))
     grpc_port: int = field(default=8001, metadata=_help("gRPC port; 0 picks a free one."))
@@ -114,6 +128,19 @@ class Settings:
             "<api>,...:<key>=<value>: these APIs need the metadata triton-grpc-protocol-<key> over"
             " gRPC; repeat for several."
         ),
+    )
+    grpc_use_ssl: bool = field(default=False, metadata=_help("Serve gRPC over TLS."))
+    grpc_use_ssl_mutual: bool = field(
+        default=False, metadata=_help("The same, for clients with a certificate only.")
+    )
+    grpc_server_cert: str = field(
+        default="", metadata=_help("File of the gRPC port's certificate and its chain, in PEM.")
+    )
+    grpc_server_key: str = field(
+        default="", metadata=_help("File of that certificate's private key, in PEM.")
+    )
+    grpc_root_cert: str = field(
+        default="", metadata=_help("File of the roots of clients' certificates, in PEM.")
     )
     allow_metrics: bool = field(
         default=True, metadata=_help("Serve metrics for Prometheus, at /metrics of a port.")
@@ -166,6 +193,28 @@ class Settings:
         """`metrics_config`, read; nothing is kept without metrics. Raises INVALID_ARG."""
         options = LatencyOptions.parse(self.metrics_config)
         return options if self.allow_metrics else LatencyOptions(False, False, False)
+
+    def http_tls(self) -> Tls | None:
+        """TLS of the HTTP port, None for none. Raises as `naiad.tls.choose`."""
+        return choose(
+            "http",
+            self.http_use_ssl,
+            self.http_use_ssl_mutual,
+            self.http_server_cert,
+            self.http_server_key,
+            self.http_root_cert,
+        )
+
+    def grpc_tls(self) -> Tls | None:
+        """TLS of the gRPC port, None for none. Raises as `naiad.tls.choose`."""
+        return choose(
+            "grpc",
+            self.grpc_use_ssl,
+            self.grpc_use_ssl_mutual,
+            self.grpc_server_cert,
+            self.grpc_server_key,
+            self.grpc_root_cert,
+        )
 
     def backend_options(self) -> dict[str, dict[str, str]]:
         """`backend_config` as backend -> key -> value; "" holds what is for all backends.

@@ -12,8 +12,8 @@ LoopFactory = Callable[[], asyncio.AbstractEventLoop]
 def pytest_asyncio_loop_factories(
     config: pytest.Config, item: pytest.Item
 ) -> Mapping[str, LoopFactory]:
-    """asyncio's own loop; for HTTP/2 also uvloop, since they differ where connections end."""
+    """asyncio's own loop; for connections also uvloop, since they differ where these end."""
     loops: dict[str, LoopFactory] = {"asyncio": asyncio.new_event_loop}
-    if item.path.name == "test_http2.py":
+    if item.path.name in ("test_http2.py", "test_tls.py"):
         loops["uvloop"] = uvloop.new_event_loop
     return loops

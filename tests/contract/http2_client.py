@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import ssl
 import struct
 from collections import defaultdict
 from collections.abc import Callable
@@ -83,8 +84,10 @@ class Answer:
 class Client:
     """One connection."""
 
-    def __init__(self, port: int) -> None:
+    def __init__(self, port: int, context: ssl.SSLContext | None = None) -> None:
+        """context: to speak TLS."""
         self.port = port
+        self.context = context
         self.h2 = H2Connection(
             H2Configuration(
                 client_side=True,
@@ -103,7 +106,9 @@ class Client:
 
     async def connect(self, settings: dict[SettingCodes | int, int] | None = None) -> "Client":
         """Connect and greet."""
-        self.reader, self.writer = await asyncio.open_connection("127.0.0.1", self.port)
+        self.reader, self.writer = await asyncio.open_connection(
+            "127.0.0.1", self.port, ssl=self.context
+        )
         self.h2.initiate_connection()
         if settings:
             self.h2.update_settings(settings)

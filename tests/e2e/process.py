@@ -26,7 +26,7 @@ NAIAD = Path(sys.executable).with_name("naiad")
 EXPLICIT_ALL = ("--model-control-mode=explicit", "--load-model=*")
 """Flags of a server that has loaded everything and takes loads by request."""
 
-_ADDRESS = re.compile(r"^  (http|grpc)://(\S+)$", re.MULTILINE)
+_ADDRESS = re.compile(r"^  (https?|grpcs?)://(\S+)$", re.MULTILINE)
 
 _METRICS = re.compile(r"^  metrics at http://(\S+)/metrics$", re.MULTILINE)
 
@@ -79,7 +79,8 @@ class ServerProcess:
         """Wait for the banner and read the addresses from it."""
         self.wait_for(lambda: "Naiad is ready." in self.output() and _ADDRESS.search(self.output()))
         addresses = dict(_ADDRESS.findall(self.output()))
-        self.http, self.grpc = addresses.get("http", ""), addresses.get("grpc", "")
+        self.http = addresses.get("http") or addresses.get("https", "")
+        self.grpc = addresses.get("grpc") or addresses.get("grpcs", "")
         found = _METRICS.search(self.output())
         self.metrics = found.group(1) if found else ""
 

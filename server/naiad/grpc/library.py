@@ -6,6 +6,7 @@ corners. Knows the library, not the protocol.
 
 import asyncio
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Final, NoReturn
 
 import grpc
@@ -18,6 +19,7 @@ from naiad.grpc.server import port_taken
 from naiad.grpc.service import InferenceService
 from naiad.grpc.stream import Streaming, Unary
 from naiad.grpc.wire import LARGEST
+from naiad.tls import Tls
 from naiad_backends.api import Buffer
 
 _OPTIONS: Final = (
@@ -44,12 +46,14 @@ class LibraryServer:
         reuse_port: bool,
         forward: HeaderForwarding | None = None,
         restriction: Restriction | None = None,
+        tls: Tls | None = None,
     ) -> None:
         """port: 0 picks a free one.  reuse_port: other processes may listen on it too.
         forward: which metadata of inference calls goes to the model.
-        restriction: which calls need metadata, and which."""
+        restriction: which calls need metadata, and which.  tls: None for none."""
         self._address = address
         self._port = port
+        self._credentials = None if tls is None else _credentials(tls)
         self._service = InferenceService(data_plane, forward, restriction)
         self._server = grpc.aio.server(
             options=(*_OPTIONS, ("grpc.so_reuseport", int(reuse_port))),
@@ -60,7 +64,10 @@ class LibraryServer:
         """Listen; returns the port. Raises UNAVAILABLE if that port cannot be had."""
         host = f"[{self._address}]" if ":" in self._address else self._address
         try:
-            port = self._server.add_insecure_port(f"{host}:{self._port}")
+            if self._credentials is None:
+                port = self._server.add_insecure_port(f"{host}:{self._port}")
+            else:
+                port = self._server.add_secure_port(f"{host}:{self._port}", self._credentials)
         except RuntimeError as error:
             raise port_taken(self._address, self._port) from error
         await self._server.start()
@@ -71,6 +78,12 @@ class LibraryServer:
         off. Open streams end as soon as they have answered what they were asked."""
         self._service.close()
         await self._server.stop(grace)
+
+
+def _credentials(tls: Tls) -> grpc.ServerCredentials:
+    pair = Path(tls.key).read_bytes(), Path(tls.certificate).read_bytes()
+    roots = Path(tls.roots).read_bytes() if tls.roots else None
+    return grpc.ssl_server_credentials([pair], roots, require_client_auth=roots is not None)
 
 
 Context = grpc.aio.ServicerContext[bytes, bytes]

@@ -11,6 +11,7 @@ from naiad.core.restriction import Restriction
 from naiad.grpc.connection import Connection
 from naiad.grpc.service import InferenceService
 from naiad.grpc.stream import Streaming, Unary
+from naiad.tls import Tls, listening
 from naiad_backends.errors import NaiadError, unavailable
 
 
@@ -25,13 +26,15 @@ class GrpcServer:
         reuse_port: bool,
         forward: HeaderForwarding | None = None,
         restriction: Restriction | None = None,
+        tls: Tls | None = None,
     ) -> None:
         """port: 0 picks a free one.  reuse_port: other processes may listen on it too.
         forward: which metadata of inference calls goes to the model.
-        restriction: which calls need metadata, and which."""
+        restriction: which calls need metadata, and which.  tls: None for none."""
         self._address = address
         self._port = port
         self._reuse_port = reuse_port
+        self._tls = tls
         self._service = InferenceService(data_plane, forward, restriction)
         self.unary: Mapping[str, Unary] = self._service.unary
         self.streaming: Mapping[str, Streaming] = self._service.streaming
@@ -49,6 +52,7 @@ class GrpcServer:
                 self._port,
                 reuse_port=self._reuse_port or None,
                 backlog=1024,
+                **listening(self._tls, "h2"),
             )
         except OSError as error:
             raise port_taken(self._address, self._port) from error

@@ -188,7 +188,7 @@ class LeanProtocol(asyncio.BufferedProtocol):
         self._writable = True
         if self._room is not None and not self._room.done():
             self._room.set_result(None)
-        if self._task is None:
+        if self._task is None and not self._close_if_done():
             self._next()
 
     # -- what the server calls
@@ -196,8 +196,7 @@ class LeanProtocol(asyncio.BufferedProtocol):
     def finish(self) -> None:
         """Close when the request in hand is answered; at once if not a byte of one is there."""
         self._finishing = True
-        if self._idle and self._transport is not None:
-            self._transport.close()
+        self._close_if_done()
 
     def abort(self) -> None:
         """Close now."""
@@ -207,6 +206,13 @@ class LeanProtocol(asyncio.BufferedProtocol):
     @property
     def _idle(self) -> bool:
         return self._task is None and self._head is None and self._start == self._end
+
+    def _close_if_done(self) -> bool:
+        # Under TLS, closing gives what is not sent yet a few seconds only. So that has to go first.
+        done = self._finishing and self._idle and self._writable
+        if done and self._transport is not None:
+            self._transport.close()
+        return done
 
     # -- one request
 
@@ -294,8 +300,11 @@ class LeanProtocol(asyncio.BufferedProtocol):
             self._go_on()
 
     def _go_on(self) -> None:
-        if self._finishing and self._transport is not None:
-            self._transport.close()
+        if self._finishing:
+            # The client was told that nothing more is answered here.
+            self._pause()
+            self._start = self._end
+            self._close_if_done()
         elif self._writable:
             self._next()
 

@@ -9,6 +9,7 @@ from naiad.core.restriction import Restriction
 from naiad.http.full import FullServer
 from naiad.http.lean import Heads, LeanProtocol
 from naiad.http.service import HttpService
+from naiad.tls import Tls, listening
 from naiad_backends.errors import Code, NaiadError
 
 
@@ -24,15 +25,17 @@ class HttpServer:
         max_input: int,
         forward: HeaderForwarding | None = None,
         restriction: Restriction | None = None,
+        tls: Tls | None = None,
     ) -> None:
         """port: 0 picks a free one.  max_input: bound in bytes of JSON and raw input.
         forward: which headers of inference requests go to the model.
-        restriction: which paths need a header, and which."""
+        restriction: which paths need a header, and which.  tls: None for none."""
         self.service = HttpService(dataplane, max_input, forward)
         self.heads = Heads(restriction)
         self._address = address
         self._port = port
         self._reuse_port = reuse_port
+        self._tls = tls
         self._listener: asyncio.Server | None = None
         self._lean: set[LeanProtocol] = set()
         self._freed = asyncio.Event()
@@ -48,6 +51,7 @@ class HttpServer:
                 self._port,
                 reuse_port=self._reuse_port or None,
                 backlog=1024,
+                **listening(self._tls, "http/1.1"),
             )
         except OSError as error:
             raise NaiadError(

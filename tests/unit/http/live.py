@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 import json
 import socket
+import ssl
 import threading
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ from naiad.core.restriction import Restriction
 from naiad.http.server import HttpServer
 from naiad.repository.config import ModelConfig
 from naiad.repository.layout import ModelFolder, Repositories
+from naiad.tls import Tls
 from naiad_backends.api import (
     Backend,
     Completion,
@@ -196,6 +198,7 @@ class Live:
     models: Path
     port: int
     wires: list[Wire]
+    context: ssl.SSLContext | None = None
 
     async def connect(self, receive_buffer: int = 0) -> Wire:
         """A connection; closed at the latest with the server."""
@@ -209,7 +212,11 @@ class Live:
         except OSError:
             sock.close()
             raise
-        wire = Wire(*await asyncio.open_connection(sock=sock, limit=2**20))
+        name = None if self.context is None else "127.0.0.1"
+        streams = await asyncio.open_connection(
+            sock=sock, limit=2**20, ssl=self.context, server_hostname=name
+        )
+        wire = Wire(*streams)
         self.wires.append(wire)
         return wire
 
@@ -242,11 +249,18 @@ async def loaded(models: Path) -> AsyncIterator[tuple[Registry, DataPlane]]:
 
 
 @contextlib.asynccontextmanager
-async def serving(models: Path, restriction: Restriction | None = None) -> AsyncIterator[Live]:
-    """A server on a free port for such a data plane."""
+async def serving(
+    models: Path,
+    restriction: Restriction | None = None,
+    tls: Tls | None = None,
+    context: ssl.SSLContext | None = None,
+) -> AsyncIterator[Live]:
+    """A server on a free port for such a data plane. context: with which clients speak TLS."""
     async with loaded(models) as (registry, dataplane):
-        server = HttpServer(dataplane, "127.0.0.1", 0, False, MAX_INPUT, restriction=restriction)
-        live = Live(server, dataplane, registry, models, await server.start(), [])
+        server = HttpServer(
+            dataplane, "127.0.0.1", 0, False, MAX_INPUT, restriction=restriction, tls=tls
+        )
+        live = Live(server, dataplane, registry, models, await server.start(), [], context)
         try:
             yield live
         finally:
