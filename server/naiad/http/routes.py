@@ -25,6 +25,7 @@ ROUTES: Sequence[tuple[str, str, str, Api]] = (
     ("GET", "/v2/health/live", "live", Api.HEALTH),
     ("GET", "/v2/health/ready", "ready", Api.HEALTH),
     ("GET", "/v2", "server_metadata", Api.METADATA),
+    ("GET", "/v2/openapi.json", "openapi", Api.METADATA),
     ("GET", "/v2/models/stats", "statistics", Api.STATISTICS),
     ("GET", _MODEL, "model_metadata", Api.METADATA),
     ("GET", _MODEL + "/ready", "model_ready", Api.HEALTH),

@@ -15,7 +15,7 @@ from naiad.core.dataplane import DataPlane
 from naiad.core.forwarding import HeaderForwarding
 from naiad.core.responses import Part
 from naiad.core.shared_memory import Lease
-from naiad.http import admin, compression, errors, generate, jsondata, regions, v2
+from naiad.http import admin, compression, errors, generate, jsondata, openapi, regions, v2
 from naiad.http.call import BINARY, EVENTS, Answer, Call
 from naiad_backends.api import Buffer, Request, Response
 from naiad_backends.errors import NaiadError, internal, invalid
@@ -52,6 +52,7 @@ class HttpService:
             "live": self._live,
             "ready": self._ready,
             "server_metadata": self._server_metadata,
+            "openapi": self._openapi,
             "model_metadata": self._model_metadata,
             "model_ready": self._model_ready,
             "model_config": self._model_config,
@@ -172,6 +173,9 @@ class HttpService:
 
     async def _server_metadata(self, call: Call) -> Answer:
         return _json(admin.server_metadata(self._dataplane))
+
+    async def _openapi(self, _: Call) -> Answer:
+        return Answer((await asyncio.to_thread(openapi.serialised),))
 
     async def _model_metadata(self, call: Call) -> Answer:
         return _json(admin.model_metadata(self._dataplane, *_model(call)))

@@ -12,6 +12,7 @@ PATHS = [
     ("GET", "/v2", "server_metadata", {}),
     ("GET", "/v2?verbose=1", "server_metadata", {}),
     ("GET", "/v2/health/live", "live", {}),
+    ("GET", "/v2/openapi.json", "openapi", {}),
     ("GET", "/v2/health/ready", "ready", {}),
     ("GET", "/v2/models/stats", "statistics", {}),
     ("GET", "/v2/models/m", "model_metadata", {"model": "m"}),
