@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.e2e import graphs
+from tests.e2e import graphs, tell
 from tests.e2e.process import EXPLICIT_ALL, ServerProcess, serving
 
 
@@ -37,6 +37,12 @@ def client_server(
     log = tmp_path_factory.mktemp("server")
     with serving(log, client_repository, flags=EXPLICIT_ALL) as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def plugin(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """The environment in which a server finds the backend of `tell`."""
+    return dict(tell.install(tmp_path_factory.mktemp("plugin")))
 
 
 @pytest.hookimpl(wrapper=True)

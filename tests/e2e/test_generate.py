@@ -8,8 +8,11 @@ from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
 import pytest
-from tests.e2e import graphs
+from tests.e2e import graphs, tell
 from tests.e2e.process import ServerProcess, eventually, serving
+
+from naiad.http.errors import STATUS
+from naiad_backends.errors import Code
 
 REPEAT = """
 backend: "repeat"
@@ -23,11 +26,15 @@ model_transaction_policy { decoupled: true }
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+def server(
+    plugin: dict[str, str], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[ServerProcess]:
     repository = tmp_path_factory.mktemp("repository")
     graphs.write_model(repository, "repeat", config=REPEAT)
     graphs.write_model(repository, "identity", config=graphs.IDENTITY)
-    with serving(tmp_path_factory.mktemp("log"), repository) as running:
+    graphs.write_model(repository, "tell", config=tell.config())
+    graphs.write_model(repository, "tell_many", config=tell.config(decoupled=True))
+    with serving(tmp_path_factory.mktemp("log"), repository, env=plugin) as running:
         yield running
 
 
@@ -78,6 +85,52 @@ def test_ordinary_models_generate_too(server: ServerProcess) -> None:
         assert status == 200 and json.loads(body)["OUTPUT0"] == [1.5, 2.5]
     status, _, body = post(server, "identity/generate_stream", {"INPUT0": 1.5})
     assert status == 200 and [e["OUTPUT0"] for e in events(body)] == [1.5]
+
+
+def test_members_that_are_no_inputs_are_parameters(server: ServerProcess) -> None:
+    """Of every type, in an object of their own or not; the server reads its own, and what the model
+    says under a name that is taken already is left out."""
+    free = {"flag": True, "count": -3, "ratio": 0.5, "text": "\u00fc", "large": 2**63}
+    own = {"sequence_id": 5, "sequence_start": True, "priority": 3, "timeout": 9}
+    given = {"id": "a", "x": [1, 2], **free, "parameters": {"nested": 1, "model_name": "n", **own}}
+    status, _, body = post(server, "tell/generate", given)
+    told = {f"server.{name}": value for name, value in own.items()} | {"server.sequence_end": False}
+    known = {"id": "a", "model_name": "tell", "model_version": "1", "y": [1, 2], "nested": 1}
+    assert (status, json.loads(body)) == (200, known | free | told)
+
+
+def test_an_error_behind_the_first_response_is_the_last_event(server: ServerProcess) -> None:
+    status, kind, body = post(
+        server, "tell_many/generate_stream", {"x": 1, "responses": 2, "end": "UNAVAILABLE"}
+    )
+    assert (status, kind) == (200, "text/event-stream; charset=utf-8")
+    first, second, last = events(body)
+    assert [(e["y"], e["number"]) for e in (first, second)] == [(1, 0), (2, 1)]
+    assert last == {"error": "told to end with UNAVAILABLE", "code": "UNAVAILABLE"}
+
+
+@pytest.mark.parametrize("path", ["tell_many/generate", "tell_many/generate_stream"])
+@pytest.mark.parametrize("code", Code)
+def test_an_error_in_place_of_the_first_response_has_its_status(
+    server: ServerProcess, code: Code, path: str
+) -> None:
+    status, kind, body = post(server, path, {"x": 1, "end": code.value})
+    assert (status, kind) == (STATUS[code], "application/json")
+    assert json.loads(body)["code"] == code.value
+
+
+def test_the_last_response_may_be_the_end_itself(server: ServerProcess) -> None:
+    document = {"x": 1, "responses": 1, "end": "last"}
+    assert post(server, "tell_many/generate", document)[0] == 200
+    _, _, body = post(server, "tell_many/generate_stream", document)
+    assert [event["y"] for event in events(body)] == [1]
+
+
+def test_a_compressed_body_is_refused(server: ServerProcess) -> None:
+    headers = {"Content-Encoding": "gzip"}
+    for path in ("identity/generate", "identity/generate_stream"):
+        status, _, body = post(server, path, {"INPUT0": 1}, **headers)
+        assert (status, json.loads(body)["field"]) == (400, "Content-Encoding")
 
 
 @pytest.mark.parametrize(

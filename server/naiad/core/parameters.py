@@ -39,9 +39,19 @@ def interpret(request: Request, values: Mapping[str, Parameter]) -> None:
                     hint=f"choose a name other than 'headers' that does not begin with {_RESERVED}",
                 )
             case _:
-                free[name] = value
+                free[name] = _carried(name, value)
     if free:
         request.parameters = free
+
+
+def _carried(name: str, value: Parameter) -> Parameter:
+    """What the model gets: as in Triton, a double for an integer that no int64 holds."""
+    if type(value) is not int or -(2**63) <= value < 2**63:
+        return value
+    try:
+        return float(value)
+    except OverflowError:
+        raise _wrong(name, value, "a number that a double can hold") from None
 
 
 def _unsigned(value: Parameter) -> bool:

@@ -11,7 +11,7 @@ from typing import Any
 from naiad.core.parameters import interpret
 from naiad.http import jsondata
 from naiad_backends.api import ModelSpec, Parameter, Request, Response, Tensor, TensorSpec
-from naiad_backends.errors import internal, invalid
+from naiad_backends.errors import invalid
 
 _NAME = "parameters"
 
@@ -78,19 +78,17 @@ def _shape(spec: TensorSpec, count: int, batching: bool) -> tuple[int, ...]:
 def encode(request: Request, response: Response) -> bytes:
     """One response as a flat JSON object; an output with one element is a scalar.
 
-    Raises INVALID_ARG for an output that has no JSON form, INTERNAL if two members would have the
-    same name.
+    Of members with one name the first stays: id, the model's name and version, parameters, outputs.
+    Raises INVALID_ARG for an output that has no JSON form.
     """
     answer: dict[str, Any] = {"id": request.id} if request.id else {}
     answer["model_name"] = response.model_name
     answer["model_version"] = response.model_version
-    members = [*response.parameters.items()]
-    members += [(tensor.name, _data(tensor)) for tensor in response.outputs]
-    for name, value in members:
-        if name in answer:
-            raise internal(f"the response has two members called '{name}'")
-        answer[name] = value
-    return jsondata.dumps(answer, [value for _, value in members])
+    told = {name: value for name, value in response.parameters.items() if name not in answer}
+    for tensor in response.outputs:
+        if tensor.name not in answer and tensor.name not in told:
+            told[tensor.name] = _data(tensor)
+    return jsondata.dumps(answer | told, told.values())
 
 
 def _data(tensor: Tensor) -> Any:

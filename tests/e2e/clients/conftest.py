@@ -45,12 +45,6 @@ def models(
 
 
 @pytest.fixture(scope="session")
-def plugin(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """The environment in which a server finds the backend of `tell`."""
-    return dict(tell.install(tmp_path_factory.mktemp("plugin")))
-
-
-@pytest.fixture(scope="session")
 def server(
     models: Path, plugin: dict[str, str], tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[ServerProcess]:

@@ -124,8 +124,8 @@ def test_one_element_is_a_scalar_and_more_are_a_list() -> None:
     }  # fmt: skip
 
 
-def test_two_members_of_one_name_are_the_models_fault() -> None:
-    response = Response([Tensor.from_numpy("p", np.array([1], np.int32))], {"p": 1})
-    with pytest.raises(NaiadError) as caught:
-        generate.encode(Request("m"), response)
-    assert caught.value.code is Code.INTERNAL
+def test_of_members_with_one_name_the_first_stays() -> None:
+    outputs = [Tensor.from_numpy(name, np.array([1], np.int32)) for name in ("p", "id", "y")]
+    response = Response(outputs, {"p": 2, "id": "b", "model_name": "n"}, None, "m", "1")
+    answer = json.loads(generate.encode(Request("m", id="a"), response))
+    assert answer == {"id": "a", "model_name": "m", "model_version": "1", "p": 2, "y": 1}
