@@ -27,14 +27,24 @@ class NaiadError(Exception):
     message: what was wrong, a sentence without its full stop.
     field: where, as a path such as `inputs[1].shape` or `config.pbtxt:12`; empty if there is none.
     hint: what to do; empty if the message says it all.
+    retry_after_s: seconds after which trying again may help; 0 if nobody knows.
     """
 
-    def __init__(self, code: Code, message: str, *, field: str = "", hint: str = "") -> None:
+    def __init__(
+        self,
+        code: Code,
+        message: str,
+        *,
+        field: str = "",
+        hint: str = "",
+        retry_after_s: int = 0,
+    ) -> None:
         super().__init__(code, message, field, hint)
         self.code = code
         self.message = message
         self.field = field
         self.hint = hint
+        self.retry_after_s = retry_after_s
 
     def __str__(self) -> str:
         where = f"{self.field}: " if self.field else ""

@@ -134,7 +134,7 @@ class Server:
     async def stop(self) -> bool:
         """Stop accepting, finish what is running, unload; False if that took too long."""
         grace = self._settings.exit_timeout_secs
-        self.dataplane.stopping = True
+        self.dataplane.stop()
         if self._polling is not None:
             self._polling.cancel()
         try:

@@ -62,6 +62,33 @@ def slow_to_load() -> bytes:
     )
 
 
+def endless() -> bytes:
+    """`y = x` after a loop that does not end, and that nobody can stop: FP32."""
+    kind = TensorProto.FLOAT
+    body = helper.make_graph(
+        [
+            helper.make_node("Identity", ["go_on"], ["still"]),
+            helper.make_node("Identity", ["before"], ["after"]),
+        ],
+        "body",
+        [
+            helper.make_tensor_value_info("number", TensorProto.INT64, []),
+            helper.make_tensor_value_info("go_on", TensorProto.BOOL, []),
+            helper.make_tensor_value_info("before", kind, _SHAPE),
+        ],
+        [
+            helper.make_tensor_value_info("still", TensorProto.BOOL, []),
+            helper.make_tensor_value_info("after", kind, _SHAPE),
+        ],
+    )
+    return _serialised(
+        [helper.make_node("Loop", ["times", "", "x"], ["y"], body=body)],
+        {"x": kind},
+        {"y": kind},
+        [numpy_helper.from_array(np.array(2**62, np.int64), "times")],
+    )
+
+
 def sum_and_difference() -> bytes:
     """`sum = a + b` and `difference = a - b`, INT32."""
     kind = TensorProto.INT32

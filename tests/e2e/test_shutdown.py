@@ -24,12 +24,11 @@ from tests.e2e.process import (
     serving,
     starting,
 )
+from tests.e2e.test_metrics import figure
 
 BODY = {"inputs": [{"name": "INPUT0", "datatype": "FP32", "shape": [1, 1], "data": [7]}]}
-
-MINUTE_ON_THE_SECOND_INSTANCE = """
-parameters { key: "instance_wise_delay_multiplier" value { string_value: "1200" } }
-"""
+ENDLESS_BODY = {"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 1], "data": [7]}]}
+ONE_INSTANCE = "max_batch_size: 0 instance_group { count: 1 kind: KIND_CPU }"
 
 
 @pytest.fixture
@@ -151,18 +150,18 @@ def test_idle_connections_do_not_hold_it_up(repository: Path, log: Path) -> None
 
 
 def test_the_exit_timeout_bounds_it(tmp_path: Path, log: Path, threads: ThreadPoolExecutor) -> None:
-    config = graphs.slow_identity(50) + MINUTE_ON_THE_SECOND_INSTANCE
-    graphs.write_model(tmp_path / "models", "slow", config=config)
+    graphs.write_model(tmp_path / "models", "endless", {1: graphs.endless()}, ONE_INSTANCE)
     with starting(log, tmp_path / "models", flags=["--exit-timeout-secs=1"]) as server:
         server.wait_ready()
-        running = [threads.submit(server.post, "/v2/models/slow/infer", BODY) for _ in range(4)]
-        server.wait_for(lambda: sum(future.done() for future in running) == 3)
+        path = "/v2/models/endless/infer"
+        calls = [threads.submit(server.post, path, ENDLESS_BODY) for _ in range(2)]
+        server.wait_for(lambda: figure(server, "nv_inference_pending_request_count", "endless"))
         server.signal()
         assert server.wait() == 1
         assert "still busy 1 s" in server.log()
         assert "Traceback" not in server.log()
-        (lost,) = (error for future in running if (error := future.exception()))
-        assert isinstance(lost, ConnectionError | http.client.HTTPException)
+        for call in calls:
+            assert isinstance(call.exception(), ConnectionError | http.client.HTTPException)
 
 
 def test_a_client_that_stops_in_the_middle_is_given_up(repository: Path, log: Path) -> None:

@@ -23,7 +23,8 @@ MACHINE_PATH = re.compile(rf"(?<![\w.~)}}>])/(?:{HOMES})/")
 def own_files() -> Iterator[Path]:
     """The project's files, without what Python leaves beside them."""
     for path in [*ROOT.iterdir(), *(path for f in FOLDERS for path in (ROOT / f).rglob("*"))]:
-        if path.is_file() and "__pycache__" not in path.parts:
+        # In a worktree of git's, .git is a file with the path of the repository.
+        if path.is_file() and not {"__pycache__", ".git"} & set(path.parts):
             yield path
 
 

@@ -18,6 +18,7 @@ from naiad_backends.api import ModelSpec, Request, Response, TensorSpec
 EXTENSIONS = (
     "classification",
     "model_repository",
+    "schedule_policy",
     "model_configuration",
     "system_shared_memory",
     "binary_tensor_data",
@@ -93,6 +94,12 @@ class DataPlane:
         Raises as `infer`, at once for an unknown model. Closing the iterator cancels the request.
         """
         return self._registry.find(request.model_name, request.model_version).stream(request)
+
+    def stop(self) -> None:
+        """The server shuts down: it is not ready any more, and no request waits for company."""
+        self.stopping = True
+        for served in self.statistics():
+            served.hurry()
 
     def live(self) -> bool:
         """True until the server shuts down."""

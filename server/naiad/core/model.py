@@ -9,10 +9,14 @@ from dataclasses import dataclass
 
 from naiad.core.checks import RequestCheck
 from naiad.core.classification import classify
-from naiad.core.decoupled import Decoupled
 from naiad.core.latencies import DEFAULT_LATENCIES, Histograms, LatencyOptions, Summaries
 from naiad.core.responses import Part
-from naiad.core.scheduler import Direct, Scheduler
+from naiad.core.scheduling.decoupled import Decoupled
+from naiad.core.scheduling.direct import Direct
+from naiad.core.scheduling.dynamic import Dynamic
+from naiad.core.scheduling.patience import AdaptivePatience, FixedPatience
+from naiad.core.scheduling.scheduler import Scheduler
+from naiad.core.scheduling.shapes import batch_key
 from naiad.core.stats import ModelStatistics
 from naiad.repository.config import ModelConfig
 from naiad_backends.api import (
@@ -88,6 +92,26 @@ def _check_kind(spec: ModelSpec, instances: Sequence[Instance]) -> None:
         )
 
 
+def _scheduler(loaded: LoadedModel, stats: ModelStatistics) -> Scheduler:
+    """The scheduler that the configuration asks for."""
+    spec, batching = loaded.spec, loaded.config.dynamic_batching()
+    name = f"{spec.name}/{spec.version}"
+    if spec.decoupled:
+        return Decoupled(name, loaded.instances, stats)
+    if batching is None:
+        return Direct(name, loaded.instances, stats)
+    delay = batching.delay_ns
+    return Dynamic(
+        name,
+        loaded.instances,
+        stats,
+        batching,
+        spec.max_batch_size or 1,
+        batch_key(spec),
+        AdaptivePatience() if delay is None else FixedPatience(delay),
+    )
+
+
 class ServedModel:
     """A version that takes requests. Made and used on the event loop."""
 
@@ -103,9 +127,7 @@ class ServedModel:
         )
         self._loaded = loaded
         self._check = RequestCheck(loaded.spec)
-        name = f"{self.name}/{self.version}"
-        kind = Decoupled if loaded.spec.decoupled else Direct
-        self._scheduler: Scheduler = kind(name, loaded.instances, self.stats)
+        self._scheduler = _scheduler(loaded, self.stats)
 
     @property
     def pending(self) -> int:
@@ -182,6 +204,10 @@ class ServedModel:
         return internal(
             f"model '{self.name}' gave the outputs {given} where {list(request.outputs)} were asked"
         )
+
+    def hurry(self) -> None:
+        """Keep no request waiting for others to join it from now on."""
+        self._scheduler.hurry()
 
     async def retire(self) -> None:
         """Wait for the requests that are still running, then end the threads. The framework's

@@ -3,6 +3,7 @@
 Touched on the event loop only, so it needs no lock. A reload starts with a fresh object.
 """
 
+import math
 import time
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -134,6 +135,12 @@ class ModelStatistics:
             self.histograms.add((first or now) - enqueued, request, queue, prepare, infer, output)
         if self.summaries is not None:
             self.summaries.add(now, request, queue, prepare, infer, output)
+
+    def usual_seconds(self) -> int:
+        """How long answered requests took on average, from 1 to 60 s: a guess at when a server that
+        is full has room again."""
+        mean_ns = self.success.ns / self.success.count if self.success.count else 0.0
+        return min(max(math.ceil(mean_ns / 1e9), 1), 60)
 
     def responded(self, index: int, outcome: str, compute_ns: int, output_ns: int) -> None:
         """One response of a decoupled model has been delivered.

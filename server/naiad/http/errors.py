@@ -61,6 +61,8 @@ def answer(error: NaiadError) -> Answer:
         status, headers = 405, {"Allow": error.allowed}
     elif isinstance(error, WrongEncoding):
         headers = {"Accept-Encoding": "gzip, deflate"}
+    elif error.retry_after_s:
+        headers = {"Retry-After": str(error.retry_after_s)}
     elif isinstance(error, Restricted):
         status = 403
     return Answer([body(error)], status=status, headers=headers)

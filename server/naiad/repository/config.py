@@ -11,7 +11,15 @@ from typing import Any, Literal
 
 from google.protobuf import text_format
 
-from naiad.repository import completion, jsonconf, pbtxt, rules, unsupported, yamlconf
+from naiad.repository import (
+    completion,
+    jsonconf,
+    pbtxt,
+    rules,
+    scheduling,
+    unsupported,
+    yamlconf,
+)
 from naiad.repository.layout import ModelFolder
 from naiad.repository.mistakes import ConfigError, Mistake, line_of
 from naiad_backends.api import Accelerator, Completion, ModelSpec, Placement, TensorSpec
@@ -121,9 +129,9 @@ class ModelConfig:
             for control in self._message.model_metrics.metric_control
         }
 
-    @property
-    def has_dynamic_batching(self) -> bool:
-        return self._message.HasField("dynamic_batching")
+    def dynamic_batching(self) -> scheduling.DynamicBatching | None:
+        """How requests are put together; None if each runs alone."""
+        return scheduling.dynamic_batching(self._message)
 
     @property
     def has_sequence_batching(self) -> bool:

@@ -20,7 +20,6 @@ _REFUSED = {
 }
 
 _IGNORED = {
-    "dynamic_batching": "requests run one by one",
     "response_cache.enable": "nothing is cached",
     "model_warmup": "the first requests are the warm-up",
     "instance_group.rate_limiter": "an instance runs whenever it is idle",
@@ -29,8 +28,8 @@ _IGNORED = {
     "input.allow_ragged_batch": "each request is a batch of its own",
     "optimization.priority": "all models have the same priority",
     "optimization.cuda": "no CUDA graphs are captured",
-    "optimization.eager_batching": "requests run one by one",
-    "optimization.gather_kernel_buffer_threshold": "requests run one by one",
+    "optimization.eager_batching": "one batch is prepared at a time",
+    "optimization.gather_kernel_buffer_threshold": "batches are gathered on the CPU",
     "model_operations.op_library_filename": "no operator library is loaded",
     "cc_model_filenames": "the default file runs on every GPU",
     "runtime": "the backend chooses its own",

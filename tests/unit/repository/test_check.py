@@ -76,12 +76,12 @@ sequence_batching { }
 
 def test_what_is_not_done_yet(tmp_path: Path, make_model: MakeModel) -> None:
     make_model("m", {"config.pbtxt": GOOD + "sequence_batching { }", "1/x": ""})
-    make_model("n", {"config.pbtxt": GOOD + "dynamic_batching { }", "1/x": ""})
-    sequence, dynamic = check([tmp_path], None)
+    make_model("n", {"config.pbtxt": GOOD + "model_warmup { name: 'w' }", "1/x": ""})
+    sequence, warmup = check([tmp_path], None)
     assert mistakes(sequence) == ["config.pbtxt:4: sequence_batching"]
-    assert dynamic.mistakes == []
-    assert [(w.line, w.path) for w in dynamic.warnings] == [(4, "dynamic_batching")]
-    assert "warning: " in render([dynamic])
+    assert warmup.mistakes == []
+    assert [(w.line, w.path) for w in warmup.warnings] == [(4, "model_warmup")]
+    assert "warning: " in render([warmup])
 
 
 def test_a_model_without_a_version(tmp_path: Path, make_model: MakeModel) -> None:

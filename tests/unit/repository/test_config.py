@@ -128,7 +128,7 @@ def test_a_bad_override_is_refused(read: Read, text: str, message: str) -> None:
 def test_what_it_says(read: Read) -> None:
     config = read("platform: 'onnxruntime_onnx' max_batch_size: 8 dynamic_batching { }")
     assert (config.platform, config.backend, config.max_batch_size) == ("onnxruntime_onnx", "", 8)
-    assert config.has_dynamic_batching
+    assert config.dynamic_batching() is not None
     assert not config.has_sequence_batching
     assert not config.is_ensemble
     assert read("platform: 'ensemble'").is_ensemble
@@ -282,7 +282,7 @@ def test_stage_2_keeps_a_scheduler(read: Read) -> None:
 
 def test_a_model_that_cannot_batch_gets_no_batcher(read: Read) -> None:
     config = read("").with_completion(Completion(FOUND.inputs, FOUND.outputs, 0))
-    assert (config.max_batch_size, config.has_dynamic_batching) == (0, False)
+    assert (config.max_batch_size, config.dynamic_batching()) == (0, None)
 
 
 def test_stages_leave_the_old_configuration_as_it_was(read: Read) -> None:
@@ -401,7 +401,7 @@ def test_a_gpu_group_needs_a_gpu(read: Read) -> None:
 def test_refused_and_ignored(read: Read) -> None:
     config = read("\ndynamic_batching { }\nresponse_cache { }\nmodel_warmup { name: 'w' }")
     assert config.refused() is None
-    assert [text.split(":")[0] for text in config.ignored()] == ["dynamic_batching", "model_warmup"]
+    assert [text.split(":")[0] for text in config.ignored()] == ["model_warmup"]
     sequence = read("\nsequence_batching { }").refused()
     assert sequence is not None
     assert (sequence.code, sequence.field) == (Code.UNSUPPORTED, "config.pbtxt:2")
@@ -409,7 +409,7 @@ def test_refused_and_ignored(read: Read) -> None:
 
 def test_what_was_completed_is_not_reported_as_ignored(read: Read) -> None:
     config = read("").with_completion(FOUND)
-    assert config.has_dynamic_batching
+    assert config.dynamic_batching() is not None
     assert config.ignored() == []
 
 

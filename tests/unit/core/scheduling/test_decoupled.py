@@ -7,8 +7,8 @@ from contextlib import aclosing
 
 import pytest
 
-from naiad.core.decoupled import Decoupled
 from naiad.core.responses import Part
+from naiad.core.scheduling.decoupled import Decoupled
 from naiad.core.stats import ModelStatistics
 from naiad_backends.api import (
     Execution,

@@ -10,8 +10,8 @@ import time
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
 
-from naiad.core.instance import InstanceThreads
 from naiad.core.responses import Part, ResponseStream
+from naiad.core.scheduling.instances import SharedWorkers
 from naiad.core.stats import Failure, ModelStatistics, Phases
 from naiad_backends.api import Instance, Request, Response, StreamingInstance
 from naiad_backends.errors import NaiadError, internal, unsupported
@@ -49,9 +49,9 @@ class Decoupled:
         self._idle = asyncio.Event()
         self._idle.set()
         self._inline = None if any(one.blocking for one in instances) else instances[0]
-        self._threads: InstanceThreads[StreamingInstance, _Job] | None = None
+        self._workers: SharedWorkers[StreamingInstance, _Job] | None = None
         if self._inline is None:
-            self._threads = InstanceThreads(name, instances, _run, lambda job: None)
+            self._workers = SharedWorkers(name, instances, _run, lambda job: None)
 
     @property
     def in_flight(self) -> int:
@@ -61,7 +61,7 @@ class Decoupled:
     @property
     def pending(self) -> int:
         """Requests in the queue, which no instance has taken yet."""
-        return 0 if self._threads is None else self._threads.waiting
+        return 0 if self._workers is None else self._workers.waiting
 
     async def submit(self, request: Request, batch_size: int) -> Response:
         """Raises UNSUPPORTED: the number of responses is not known to be one."""
@@ -85,8 +85,8 @@ class Decoupled:
         job = _Job(request, batch_size, now, stream, before=now)
         self._jobs[stream] = job
         self._idle.clear()
-        if self._threads is not None:
-            self._threads.submit(job)
+        if self._workers is not None:
+            self._workers.submit(job)
         elif self._inline is not None:
             _run(self._inline, job)
         return stream
@@ -117,14 +117,17 @@ class Decoupled:
         if not self._jobs:
             self._idle.set()
 
+    def hurry(self) -> None:
+        """Nothing waits here but for an instance."""
+
     async def drained(self) -> None:
         """Wait until `in_flight` is 0. No new request may come meanwhile."""
         await self._idle.wait()
 
     async def stop(self) -> None:
         """End the threads, after `drained`."""
-        if self._threads is not None:
-            await self._threads.stop()
+        if self._workers is not None:
+            await self._workers.stop()
 
 
 _FAILURES = {"cancel": Failure.CANCELED, "fail": Failure.BACKEND}

@@ -1,0 +1,70 @@
+"""The scheduler of models without a batcher: each request alone, in order of arrival."""
+
+import asyncio
+from collections.abc import AsyncGenerator, Sequence
+
+from naiad.core.responses import Part
+from naiad.core.scheduling.instances import Batch, Job, SharedWorkers, run
+from naiad.core.stats import ModelStatistics
+from naiad_backends.api import Instance, Request, Response
+from naiad_backends.errors import internal
+
+
+class Direct:
+    """Runs a request on whichever instance is free."""
+
+    def __init__(self, name: str, instances: Sequence[Instance], stats: ModelStatistics) -> None:
+        self.in_flight = 0
+        self._stats = stats
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._inline: Instance | None = None
+        self._workers: SharedWorkers[Instance, Batch] | None = None
+        if any(instance.blocking for instance in instances):
+            self._workers = SharedWorkers(name, instances, run, self._finished)
+        else:
+            self._inline = instances[0]
+
+    @property
+    def pending(self) -> int:
+        return 0 if self._workers is None else self._workers.waiting
+
+    async def submit(self, request: Request, batch_size: int) -> Response:
+        job = Job(request, batch_size)
+        batch = Batch((job,))
+        if self._inline is not None:
+            run(self._inline, batch)
+            self._count(batch)
+        elif self._workers is not None:
+            job.future = asyncio.get_running_loop().create_future()
+            self.in_flight += 1
+            self._idle.clear()
+            self._workers.submit(batch)
+            return await job.future
+        if job.response is None:
+            raise internal("the request ended without a response")
+        return job.response
+
+    async def stream(self, request: Request, batch_size: int) -> AsyncGenerator[Part, None]:
+        yield Part(await self.submit(request, batch_size), True)
+
+    def _finished(self, batch: Batch) -> None:
+        self.in_flight -= 1
+        if not self.in_flight:
+            self._idle.set()
+        self._count(batch)
+
+    def _count(self, batch: Batch) -> None:
+        batch.count(self._stats)
+        for job in batch.jobs:
+            job.settle(self._stats)
+
+    def hurry(self) -> None:
+        """Nothing waits here but for an instance."""
+
+    async def drained(self) -> None:
+        await self._idle.wait()
+
+    async def stop(self) -> None:
+        if self._workers is not None:
+            await self._workers.stop()
