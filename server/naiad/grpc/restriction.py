@@ -11,6 +11,7 @@ from naiad.grpc.stream import Caller, Metadata, Streaming, Unary
 from naiad_backends.api import Buffer
 from naiad_proto import grpc_service_pb2 as pb
 from naiad_proto.health import CHECK_METHOD, WATCH_METHOD
+from naiad_proto.reflection import METHODS as REFLECTION_METHODS
 
 PREFIX: Final = "triton-grpc-protocol-"
 """Stands in front of the name that the option gives."""
@@ -40,6 +41,7 @@ API: Final[Mapping[str, Api]] = {
     **{f"/{_SERVICE}/{name}": api for api, names in _METHODS.items() for name in names},
     CHECK_METHOD: Api.HEALTH,
     WATCH_METHOD: Api.HEALTH,
+    **dict.fromkeys(REFLECTION_METHODS, Api.METADATA),
 }
 """The part of the protocol that each method belongs to, by its path."""
 

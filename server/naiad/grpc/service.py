@@ -18,6 +18,7 @@ from naiad.core.restriction import Restriction
 from naiad.core.shared_memory import Lease
 from naiad.grpc import answers, convert, health, wire
 from naiad.grpc.errors import known
+from naiad.grpc.reflection import reflect
 from naiad.grpc.regions import RegionCalls
 from naiad.grpc.restriction import guarded_streaming, guarded_unary
 from naiad.grpc.stream import (
@@ -33,6 +34,7 @@ from naiad_backends.api import Buffer, Request
 from naiad_backends.errors import invalid, unsupported
 from naiad_proto import grpc_service_pb2 as pb
 from naiad_proto.health import CHECK_METHOD, WATCH_METHOD
+from naiad_proto.reflection import METHODS as REFLECTION_METHODS
 
 M = TypeVar("M", bound=Message)
 
@@ -97,6 +99,7 @@ class InferenceService:
         self.streaming: dict[str, Streaming] = {
             _path(_STREAM): self._stream_infer,
             WATCH_METHOD: self._health.watch,
+            **dict.fromkeys(REFLECTION_METHODS, reflect),
         }
         if restriction is not None:
             self.unary = guarded_unary(self.unary, restriction)
