@@ -1,16 +1,19 @@
 """Calls without tensors, by all four clients: health, metadata, configuration, repository,
 statistics, log and trace settings. What they tell is compared with the files on disk."""
 
+import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from google.protobuf import json_format, text_format
+from tests.e2e import graphs
 from tests.e2e.clients.conftest import REAL, Sessions
 from tests.e2e.clients.kinds import Api
 from tests.e2e.tensors import Array
 from tritonclient.grpc import model_config_pb2
+from tritonclient.utils import InferenceServerException
 
 import naiad
 
@@ -129,11 +132,29 @@ async def test_load_model(api: Api) -> None:
     assert "nobody" in await api.refused(404, "NOT_FOUND", "load_model", "nobody")
 
 
+@pytest.mark.xfail(reason="loads take no parameters yet", strict=False)
+async def test_a_load_with_a_configuration_and_files(api: Api) -> None:
+    """A model that lies nowhere, made of what the client sends."""
+    name = f"sent_by_{api.kind.replace('.', '_')}"
+    config = {"backend": "onnxruntime", "max_batch_size": 3}
+    files = {"file:7/model.onnx": graphs.add(5)}
+    await api.call("load_model", name, config=json.dumps(config), files=files)
+    result = await api.infer(name, {"x": np.ones((3, 2), np.float32)})
+    np.testing.assert_array_equal(result.as_numpy("y"), np.full((3, 2), 6))
+    assert api.head(result)["model_version"] == "7"
+    answer = await api.call("get_model_config", name)
+    assert (answer if api.http else answer["config"])["max_batch_size"] == 3
+    await api.call("unload_model", name)
+    with pytest.raises(InferenceServerException, match=name):
+        await api.infer(name, {"x": np.ones((1, 1), np.float32)})
+
+
 async def test_unload_model(api: Api) -> None:
     await api.call("unload_model", "identity")
     answer = await api.call("get_model_repository_index")
     states = {m["name"]: m["state"] for m in (answer if api.http else answer["models"])}
-    assert states["identity"] == "UNAVAILABLE"
+    # Requests that are running are finished behind the answer.
+    assert states["identity"] in ("UNLOADING", "UNAVAILABLE")
     text = await api.refused(404, "NOT_FOUND", "get_model_metadata", "identity")
     assert "no version that is ready" in text
     await api.call("load_model", "identity")
@@ -210,9 +231,35 @@ async def test_update_log_settings(api: Api) -> None:
     await api.refused(501, "UNIMPLEMENTED", "update_log_settings", {"log_file": "other"})
 
 
+def trace_settings(api: Api, answer: dict[str, Any]) -> dict[str, Any]:
+    """Settings by name, each as a list of texts."""
+    if api.http:
+        return {k: v if isinstance(v, list) else [v] for k, v in answer.items()}
+    return {k: v.get("value", []) for k, v in answer["settings"].items()}
+
+
+@pytest.mark.xfail(reason="traces are not served yet", strict=False)
 async def test_get_trace_settings(api: Api) -> None:
-    await api.refused(501, "UNIMPLEMENTED", "get_trace_settings")
+    for model in (None, "add"):
+        told = trace_settings(api, await api.call("get_trace_settings", model))
+        wanted = {"trace_level": ["OFF"], "trace_rate": ["1000"], "trace_count": ["-1"]}
+        assert told.items() >= wanted.items()
+    await api.refused(404, "NOT_FOUND", "get_trace_settings", "nobody")
 
 
+@pytest.mark.xfail(reason="traces are not served yet", strict=False)
 async def test_update_trace_settings(api: Api) -> None:
-    await api.refused(501, "UNIMPLEMENTED", "update_trace_settings", None, {"trace_rate": "1"})
+    """A model's own settings, which follow those of the server again when they are taken back."""
+    before = trace_settings(api, await api.call("get_trace_settings", "add"))
+    changes = {"trace_rate": "5", "trace_count": "7"}
+    told = trace_settings(api, await api.call("update_trace_settings", "add", changes))
+    assert told == before | {"trace_rate": ["5"], "trace_count": ["7"]}
+    told = trace_settings(api, await api.call("update_trace_settings", None, {"trace_rate": "9"}))
+    assert (told["trace_rate"], told["trace_count"]) == (["9"], ["-1"])
+    nothing = dict.fromkeys(changes)
+    told = trace_settings(api, await api.call("update_trace_settings", "add", nothing))
+    assert told == before | {"trace_rate": ["9"]}
+    told = trace_settings(api, await api.call("update_trace_settings", None, nothing))
+    assert told == before
+    wrong = {"trace_rate": "often"}
+    await api.refused(400, "INVALID_ARGUMENT", "update_trace_settings", None, wrong)
