@@ -26,6 +26,8 @@ KEY = f"/naiad_test_{os.getpid()}"
 PAGE = 4096
 SIZE = 4 * PAGE
 OUTPUT_AT = 2 * PAGE
+LARGE = 4 << 20
+GPU = Path("/dev/nvidiactl")
 
 
 @dataclass(frozen=True)
@@ -75,15 +77,13 @@ def server(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[ServerProcess]:
     """A server that lets clients register, with a model `slower` beside the usual ones: an identity
-    that takes a second. The process leaves nothing behind."""
+    that takes a second."""
     folder = tmp_path_factory.mktemp("server")
     more = tmp_path_factory.mktemp("more")
     graphs.write_model(more, "slower", config=graphs.slow_identity(1000))
     flags = (*EXPLICIT_ALL, "--allow-client-shm=true", f"--grpc-wire={request.param}")
-    before = set(OBJECTS.iterdir())
     with serving(folder, client_repository, more, flags=flags) as server:
         yield server
-    assert set(OBJECTS.iterdir()) <= before
 
 
 def connect(protocol: str, server: ServerProcess) -> Api:
@@ -113,9 +113,12 @@ def region() -> Iterator[Any]:
     shared_memory.destroy_shared_memory_region(handle)
 
 
-def mapped(server: ServerProcess) -> bool:
-    """Whether the server has the test's object in its memory."""
-    return KEY in Path(f"/proc/{server.process.pid}/maps").read_text()
+def held(server: ServerProcess) -> bool:
+    """Whether the server has the test's object open, or even in its memory."""
+    process = Path(f"/proc/{server.process.pid}")
+    if KEY in (process / "maps").read_text():
+        return True
+    return any(KEY in os.readlink(link) for link in (process / "fd").iterdir() if link.is_symlink())
 
 
 def wire(values: Array) -> Array:
@@ -145,7 +148,7 @@ def test_status_and_unregister(api: Api, region: Any) -> None:
     assert set(api.status()) == {"part"}
     api.client.unregister_system_shared_memory()
     assert api.status() == {}
-    eventually(lambda: api.client.is_server_live() and not mapped(api.server))
+    eventually(lambda: api.client.is_server_live() and not held(api.server))
 
 
 @pytest.mark.parametrize("datatype", SAMPLES)
@@ -264,7 +267,50 @@ def test_unregistered_in_mid_request(api: Api, region: Any) -> None:
     finish()
     assert written(region, 8) == values.tobytes()
     eventually(lambda: not api.status())
-    eventually(lambda: api.client.is_server_live() and not mapped(api.server))
+    eventually(lambda: api.client.is_server_live() and not held(api.server))
+
+
+# -- a client that takes its memory away
+
+
+@pytest.fixture
+def restless() -> Iterator[threading.Event]:
+    """An object of 4 MiB for `y` = `x` + 2, which another thread empties and fills again without
+    end, from the moment that the event is set."""
+    path = OBJECTS / KEY[1:]
+    path.touch(0o600)
+    os.truncate(path, LARGE)
+    begin, end = threading.Event(), threading.Event()
+
+    def shake() -> None:
+        begin.wait()
+        while not end.is_set():
+            os.truncate(path, 0)
+            os.truncate(path, LARGE)
+
+    thread = threading.Thread(target=shake)
+    thread.start()
+    yield begin
+    end.set()
+    begin.set()
+    thread.join()
+    path.unlink()
+
+
+def test_an_object_truncated_without_end(api: Api, restless: threading.Event) -> None:
+    half = LARGE // 2
+    values = np.zeros((1, half // 4), np.float32)
+    inputs = [api.input("x", values, "FP32", ("r", half))]
+    outputs = [api.output("y", ("r", half, half))]
+    api.register(size=LARGE)
+    restless.set()
+    refused = "400" if api.protocol == "http" else "StatusCode.INVALID_ARGUMENT"
+    for _ in range(50):
+        try:
+            api.client.infer("add", inputs, outputs=outputs)
+        except InferenceServerException as error:
+            assert error.status() == refused and "too small" in error.message(), error
+    assert api.client.is_server_live()
 
 
 # -- errors
@@ -325,16 +371,33 @@ def test_cuda(api: Api, region: Any) -> None:
     api.client.unregister_cuda_shared_memory("r")
     assert set(api.status()) == {"r"}
     api.refused(404, "NOT_FOUND", api.status, "cuda", "r")
-    text = api.refused(
-        501,
-        "UNIMPLEMENTED",
-        api.client.register_cuda_shared_memory,
-        "c",
-        base64.b64encode(bytes(64)),
-        0,
-        PAGE,
-    )
+
+
+def test_cuda_without_a_gpu(api: Api) -> None:
+    if GPU.exists():
+        pytest.skip("there is one")
+    handle = base64.b64encode(bytes(64))
+    register = api.client.register_cuda_shared_memory
+    text = api.refused(501, "UNIMPLEMENTED", register, "c", handle, 0, PAGE)
     assert "no GPU support" in text
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        None,
+        {},
+        {"raw_handle": "AAAA", "device_id": 0, "byte_size": 1},
+        {"raw_handle": {"b64": 1}, "device_id": 0, "byte_size": 1},
+        {"raw_handle": {"b64": "A"}, "device_id": 0, "byte_size": 1},
+        {"raw_handle": {"b64": "AAAA"}, "byte_size": 1},
+        {"raw_handle": {"b64": "AAAA"}, "device_id": -1, "byte_size": 1},
+        {"raw_handle": {"b64": "AAAA"}, "device_id": 0},
+    ],
+)
+def test_documents_that_register_no_cuda_memory(server: ServerProcess, document: Any) -> None:
+    reply = server.post("/v2/cudasharedmemory/region/r/register", document)
+    assert reply.status == 400 and reply.json()["code"] == "INVALID_ARG"
 
 
 def test_only_one_source_and_one_form(server: ServerProcess, region: Any) -> None:
@@ -367,7 +430,8 @@ def test_documents_that_register_nothing(server: ServerProcess, document: Any) -
 @pytest.mark.parametrize("protocol", ["http", "grpc"])
 def test_off_by_default(client_server: ServerProcess, protocol: str) -> None:
     api = connect(protocol, client_server)
-    assert "system_shared_memory" in client_server.get("/v2").json()["extensions"]
+    extensions = client_server.get("/v2").json()["extensions"]
+    assert {"system_shared_memory", "cuda_shared_memory"} <= set(extensions)
     calls = api.client
     api.refused(501, "UNIMPLEMENTED", api.register)
     api.refused(501, "UNIMPLEMENTED", calls.unregister_system_shared_memory)

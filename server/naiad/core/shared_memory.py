@@ -1,118 +1,99 @@
-"""Regions of system shared memory that clients have registered, and the requests that use them.
+"""The regions of shared memory that clients have registered, and the requests that use them.
 
-A region is a mapping of a POSIX shared memory object, opened by its name and owned by the client:
-nothing is created or removed here. What a request says in its own format is not known here.
-Source: Triton's shared memory extension.
+Knows what a region is for, not what is behind it, and not what a request says in its own format.
+Source: Triton's shared memory extensions.
 """
 
 import asyncio
-import mmap
-import os
-import stat
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple, TypeVar
 
+import numpy as np
+
+from naiad.core import cuda_memory, system_memory
+from naiad.core.cuda_memory import Driver
+from naiad.core.region import Region
+from naiad.core.system_memory import OBJECTS
 from naiad_backends.api import Tensor
 from naiad_backends.errors import Code, NaiadError, invalid, not_found, unsupported
 
-OBJECTS: Final = Path("/dev/shm")
-"""Where the system shows shared memory objects as files."""
+R = TypeVar("R", bound=Region)
 
 _REGION: Final = "shared_memory_region"
 _OFFSET: Final = "shared_memory_offset"
 _SIZE: Final = "shared_memory_byte_size"
 _NAMES: Final = frozenset((_REGION, _OFFSET, _SIZE))
 
-_RESERVED: Final = "triton_python_backend_shm_region_"
-_LONGEST_KEY: Final = 255
-
-
-@dataclass(slots=True, eq=False)
-class Region:
-    """What was registered.
-
-    key: name of the object.  offset, size: the part of it that is mapped, in bytes.
-    users: requests that use it now.  leaving: unregistered, but still in use.
-    """
-
-    name: str
-    key: str
-    offset: int
-    size: int
-    mapping: mmap.mmap
-    users: int = 0
-    leaving: bool = False
-
-    def require(self, end: int, field: str) -> None:
-        """Raise INVALID_ARG if the object has lost bytes in front of `end`, as touching them would
-        kill the process."""
-        if self.mapping.size() < self.offset + end:
-            raise invalid(
-                f"the object '{self.key}' behind region '{self.name}' has become too small",
-                field=field,
-                hint="do not truncate it while it is registered",
-            )
-
 
 class SharedMemory:
-    """All regions of a server. Used on the event loop.
+    """All regions of a server, in one name space. Used on the event loop.
 
     Unregistering a region that requests use takes effect when the last of them ends; until then
     its name is taken, and no other request may begin to use it.
     """
 
-    def __init__(self, allowed: bool, objects: Path = OBJECTS) -> None:
-        """allowed: whether clients may register regions.  objects: the folder of the objects."""
+    def __init__(
+        self,
+        allowed: bool,
+        objects: Path = OBJECTS,
+        load_driver: Callable[[], Driver] = Driver.load,
+    ) -> None:
+        """allowed: whether clients may register regions.  objects: the folder of the objects.
+        load_driver: called for the first CUDA region, in a thread."""
         self._allowed = allowed
         self._objects = objects
+        self._load_driver = load_driver
+        self._driver: Driver | None = None
         self._regions: dict[str, Region] = {}
 
     async def register(self, name: str, key: str, offset: int, size: int) -> None:
-        """Map `size` bytes of an object from `offset` on and call them `name`.
+        """Call `size` bytes of a system object from `offset` on `name`.
 
         Raises UNSUPPORTED if that is not allowed, ALREADY_EXISTS for a name that is taken,
-        NOT_FOUND for an object that cannot be opened, INVALID_ARG for anything else.
+        and what `system_memory.open_region` raises.
         """
-        self.require_allowed()
-        if not name:
-            raise invalid("a region needs a name", field="name")
-        self._require_free(name)
-        path = self._objects / _file_name(key)
-        mapping = await asyncio.to_thread(_map, path, key, offset, size)
-        self._require_free(name)
-        self._regions[name] = Region(name, key, offset, size, mapping)
-
-    def status(self, name: str = "") -> Sequence[Region]:
-        """One region, or all. Raises NOT_FOUND for an unknown name."""
-        return [self._find(name)] if name else list(self._regions.values())
-
-    def unregister(self, name: str = "") -> None:
-        """Forget one region, or all; an unknown name is no error. UNSUPPORTED if not allowed."""
-        self.require_allowed()
-        for region in list(self._regions.values()):
-            if name in ("", region.name):
-                region.leaving = True
-                self._forget_if_done(region)
-
-    def cuda_status(self, name: str = "") -> None:
-        """There is no GPU support: no region of CUDA memory. Raises NOT_FOUND for any name."""
-        if name:
-            raise not_found(f"no CUDA shared memory region '{name}' is registered")
-
-    def register_cuda(self, name: str) -> None:
-        """Raises UNSUPPORTED."""
-        self.require_allowed()
-        raise unsupported(
-            f"CUDA shared memory region '{name}' cannot be registered: this server has no GPU"
-            " support",
-            hint="use system shared memory",
+        self._require_name(name)
+        self._add(
+            await asyncio.to_thread(
+                system_memory.open_region, self._objects, name, key, offset, size
+            )
         )
 
-    def unregister_cuda(self) -> None:
-        """Does nothing, as there are none. Raises UNSUPPORTED if not allowed."""
+    async def register_cuda(self, name: str, handle: bytes, device: int, size: int) -> None:
+        """Call `size` bytes of a GPU's memory `name`.
+
+        Raises UNSUPPORTED if that is not allowed or there is no GPU, ALREADY_EXISTS for a name
+        that is taken, and what `cuda_memory.open_region` raises.
+        """
+        self._require_name(name)
+        if self._driver is None:
+            self._driver = await asyncio.to_thread(self._load_driver)
+        self._add(
+            await asyncio.to_thread(
+                cuda_memory.open_region, self._driver, name, handle, device, size
+            )
+        )
+
+    def status(self, kind: type[R], name: str = "") -> list[R]:
+        """One region of a kind, or all. Raises NOT_FOUND for a name that is none of that kind."""
+        found = [region for region in self._regions.values() if isinstance(region, kind)]
+        if not name:
+            return found
+        for region in found:
+            if region.name == name:
+                return [region]
+        raise _unknown(name)
+
+    def unregister(self, kind: type[Region], name: str = "") -> None:
+        """Forget one region of a kind, or all; an unknown name is no error. UNSUPPORTED if not
+        allowed."""
         self.require_allowed()
+        for region in list(self._regions.values()):
+            if isinstance(region, kind) and name in ("", region.name):
+                region.leaving = True
+                self._forget_if_done(region)
 
     def require_allowed(self) -> None:
         """Raise UNSUPPORTED unless clients may register regions."""
@@ -128,7 +109,9 @@ class SharedMemory:
 
     def use(self, name: str, field: str) -> Region:
         """A region for one more user. Raises NOT_FOUND, also for one that is leaving."""
-        region = self._find(name, field)
+        region = self._regions.get(name)
+        if region is None:
+            raise _unknown(name, field)
         if region.leaving:
             raise not_found(f"region '{name}' has been unregistered", field=field)
         region.users += 1
@@ -139,15 +122,11 @@ class SharedMemory:
         region.users -= 1
         self._forget_if_done(region)
 
-    def _find(self, name: str, field: str = "") -> Region:
-        region = self._regions.get(name)
-        if region is None:
-            raise not_found(
-                f"no shared memory region '{name}' is registered",
-                field=field,
-                hint="register it first",
-            )
-        return region
+    def _require_name(self, name: str) -> None:
+        self.require_allowed()
+        if not name:
+            raise invalid("a region needs a name", field="name")
+        self._require_free(name)
 
     def _require_free(self, name: str) -> None:
         if name in self._regions:
@@ -158,29 +137,73 @@ class SharedMemory:
                 hint="unregister it first, or take another name",
             )
 
+    def _add(self, region: Region) -> None:
+        # Another call may have taken the name while this one was in its thread.
+        self._require_free(region.name)
+        self._regions[region.name] = region
+
     def _forget_if_done(self, region: Region) -> None:
-        # The memory itself is unmapped with the last view of it, whoever has that.
+        # What is behind it goes with the last reference: a thread may still copy for a client
+        # that has left.
         if region.leaving and not region.users:
             del self._regions[region.name]
 
 
+def _unknown(name: str, field: str = "") -> NaiadError:
+    return not_found(
+        f"no shared memory region '{name}' is registered", field=field, hint="register it first"
+    )
+
+
+class Copy(NamedTuple):
+    """Bytes that are to be copied from a region or into it by `run`.
+
+    quick: as in the region.
+    """
+
+    size: int
+    quick: int
+    run: Callable[[], None]
+
+
 class Lease:
-    """The regions that one request uses: views for its inputs, places for its outputs."""
+    """The regions that one request uses: its inputs are copied from there, its outputs to there.
+
+    unread, unwritten: what `read` and `write` have to do; empty for most requests.
+    """
 
     def __init__(self, memory: SharedMemory) -> None:
+        self.unread: list[Copy] = []
+        self.unwritten: list[Copy] = []
         self._memory = memory
         self._used: list[Region] = []
         self._places: dict[str, tuple[Region, int, int]] = {}
 
-    def input(self, parameters: Mapping[str, Any], where: str) -> memoryview | None:
+    def input(
+        self, parameters: Mapping[str, Any], where: str, at_once: bool = False
+    ) -> memoryview | None:
         """The bytes that an input's parameters name; None if they name none.
 
+        They are there after `read`, or now if `at_once`.
         where: the input's path, for errors. Raises INVALID_ARG or NOT_FOUND.
         """
         if _NAMES.isdisjoint(parameters):
             return None
         region, start, size = self._range(parameters, where)
-        return memoryview(region.mapping)[start : start + size].toreadonly()
+        try:
+            buffer = np.empty(size, np.uint8).data
+        except MemoryError:
+            raise invalid(f"there is no memory for {size} bytes", field=where) from None
+        if at_once:
+            region.read(start, buffer)
+        else:
+            self.unread.append(Copy(size, region.quick, partial(region.read, start, buffer)))
+        return buffer.toreadonly()
+
+    async def read(self) -> None:
+        """Copy the inputs. Raises what `Region.read` raises."""
+        copies, self.unread = self.unread, []
+        await _carry_out(copies)
 
     def output(self, name: str, parameters: Mapping[str, Any], where: str) -> bool:
         """Note the place that an output's parameters name, and say whether they do. As `input`."""
@@ -190,7 +213,7 @@ class Lease:
         return True
 
     def put(self, tensor: Tensor) -> bool:
-        """Copy an output into its place; False if it has none. INVALID_ARG if it does not fit."""
+        """Note an output for `write`; False if it has no place. INVALID_ARG if it does not fit."""
         place = self._places.get(tensor.name)
         if place is None:
             return False
@@ -203,10 +226,13 @@ class Lease:
                 field="outputs",
                 hint=f"make {_SIZE} larger",
             )
-        end = start + wire.nbytes
-        region.require(end, "outputs")
-        memoryview(region.mapping)[start:end] = wire
+        self.unwritten.append(Copy(wire.nbytes, region.quick, partial(region.write, start, wire)))
         return True
+
+    async def write(self) -> None:
+        """Copy the outputs. Raises what `Region.write` raises."""
+        copies, self.unwritten = self.unwritten, []
+        await _carry_out(copies)
 
     def __enter__(self) -> "Lease":
         return self
@@ -240,7 +266,6 @@ class Lease:
                 f" {region.size}",
                 field=f'{where}.parameters["{_OFFSET if offset >= region.size else _SIZE}"]',
             )
-        region.require(offset + size, field)
         return region, offset, size
 
 
@@ -255,61 +280,14 @@ def _bytes(parameters: Mapping[str, Any], name: str, where: str, default: int | 
     return value
 
 
-def _file_name(key: str) -> str:
-    """The object's file, a name without a path. Raises INVALID_ARG."""
-    name = key.lstrip("/")
-    if name.startswith(_RESERVED):
-        raise invalid(f"keys that begin with '{_RESERVED}' are reserved", field="key")
-    try:
-        usable = len(os.fsencode(name)) <= _LONGEST_KEY and not set(name) & {"/", "\0"}
-    except UnicodeEncodeError:
-        usable = False
-    if not usable or name in ("", ".", ".."):
-        raise invalid(
-            f"{key[:80]!r} is not the name of a shared memory object",
-            field="key",
-            hint="a name has no slash but the first character, and up to 255 bytes",
-        )
-    return name
+async def _carry_out(copies: Sequence[Copy]) -> None:
+    """Do the copies: here, or in a thread if they take long enough to hold up other requests."""
+    if sum(copy.size for copy in copies) <= min(copy.quick for copy in copies):
+        _run(copies)
+    else:
+        await asyncio.to_thread(_run, copies)
 
 
-def _map(path: Path, key: str, offset: int, size: int) -> mmap.mmap:
-    """The mapping of a part of an object, with all its pages there."""
-    flags = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
-    try:
-        descriptor = os.open(path, flags)
-    except OSError as error:
-        raise not_found(
-            f"the shared memory object '{key}' cannot be opened: {error.strerror}",
-            field="key",
-            hint="create it first, readable and writable for the server's user",
-        ) from None
-    try:
-        _check_range(os.fstat(descriptor), key, offset, size)
-        # A page for which there is no room would kill whoever touches it first.
-        os.posix_fallocate(descriptor, offset, size)
-        return mmap.mmap(descriptor, size, offset=offset)
-    except OSError as error:
-        raise invalid(
-            f"the shared memory object '{key}' cannot be mapped: {error.strerror}",
-            hint="there may be no room left for shared memory",
-        ) from None
-    finally:
-        os.close(descriptor)
-
-
-def _check_range(found: os.stat_result, key: str, offset: int, size: int) -> None:
-    if not stat.S_ISREG(found.st_mode):
-        raise invalid(f"'{key}' is not a shared memory object", field="key")
-    if size <= 0 or offset < 0 or offset + size > found.st_size:
-        raise invalid(
-            f"{size} bytes from byte {offset} on are not inside the object '{key}', which has"
-            f" {found.st_size}",
-            field="byte_size",
-        )
-    if offset % mmap.ALLOCATIONGRANULARITY:
-        raise invalid(
-            f"offset {offset} is not where a page of memory begins",
-            field="offset",
-            hint=f"use a multiple of {mmap.ALLOCATIONGRANULARITY}",
-        )
+def _run(copies: Sequence[Copy]) -> None:
+    for copy in copies:
+        copy.run()

@@ -60,7 +60,7 @@ def to_request(
     """The request that a message holds, with `raw` as its raw contents.
 
     stream: it came on a stream, where one more parameter is known.
-    lease: gets hold of the shared memory that the request names.
+    lease: gets hold of the shared memory that the request names; has to be read then.
     Raises INVALID_ARG, naming the field, or NOT_FOUND for an unknown region of shared memory.
     """
     request = Request(message.model_name, message.model_version, message.id)
@@ -87,7 +87,8 @@ def _inputs(
         if name in inputs:
             raise invalid(f"input '{name}' is given twice", field=f"inputs[{number}].name")
         place = _place(tensor.parameters) if tensor.parameters else None
-        shared = lease.input(place, f"inputs[{number}]") if place else None
+        at_once = tensor.datatype == "BYTES"
+        shared = lease.input(place, f"inputs[{number}]", at_once) if place else None
         if shared is not None:
             inputs[name] = _raw_tensor(number, name, tensor, shared, "shared memory")
         elif raw:
@@ -273,7 +274,7 @@ def from_response(
     """The parts of a ModelInferResponse. Raises INTERNAL if the model gave an impossible parameter,
     INVALID_ARG if the response is larger than a message, or an output than its shared memory.
 
-    lease: of the request; puts the outputs into shared memory that are to go there.
+    lease: of the request; knows the outputs that go into shared memory, and has to be written then.
     """
     head, raw = _response(request_id, response, lease)
     return wire.write_response(head, raw)

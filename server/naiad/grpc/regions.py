@@ -3,7 +3,9 @@
 Source: Triton's system and CUDA shared memory extensions.
 """
 
+from naiad.core.cuda_memory import CudaRegion
 from naiad.core.shared_memory import SharedMemory
+from naiad.core.system_memory import SystemRegion
 from naiad_proto import grpc_service_pb2 as pb
 
 _SystemStatus = pb.SystemSharedMemoryStatusResponse
@@ -30,7 +32,7 @@ class RegionCalls:
                     offset=region.offset,
                     byte_size=region.size,
                 )
-                for region in self._memory.status(message.name)
+                for region in self._memory.status(SystemRegion, message.name)
             }
         )
 
@@ -43,22 +45,30 @@ class RegionCalls:
         self, message: pb.SystemSharedMemoryUnregisterRequest
     ) -> _SystemUnregistered:
         """SystemSharedMemoryUnregister: one region, or all."""
-        self._memory.unregister(message.name)
+        self._memory.unregister(SystemRegion, message.name)
         return _SystemUnregistered()
 
     async def cuda_status(self, message: pb.CudaSharedMemoryStatusRequest) -> _CudaStatus:
-        """CudaSharedMemoryStatus: there are none."""
-        self._memory.cuda_status(message.name)
-        return _CudaStatus()
+        """CudaSharedMemoryStatus: one region, or all."""
+        return _CudaStatus(
+            regions={
+                region.name: _CudaStatus.RegionStatus(
+                    name=region.name, device_id=region.device, byte_size=region.size
+                )
+                for region in self._memory.status(CudaRegion, message.name)
+            }
+        )
 
     async def register_cuda(self, message: pb.CudaSharedMemoryRegisterRequest) -> _CudaRegistered:
-        """CudaSharedMemoryRegister: refused."""
-        self._memory.register_cuda(message.name)
+        """CudaSharedMemoryRegister."""
+        await self._memory.register_cuda(
+            message.name, message.raw_handle, message.device_id, message.byte_size
+        )
         return _CudaRegistered()
 
     async def unregister_cuda(
         self, message: pb.CudaSharedMemoryUnregisterRequest
     ) -> _CudaUnregistered:
-        """CudaSharedMemoryUnregister: there is nothing to do."""
-        self._memory.unregister_cuda()
+        """CudaSharedMemoryUnregister: one region, or all."""
+        self._memory.unregister(CudaRegion, message.name)
         return _CudaUnregistered()

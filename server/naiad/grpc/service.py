@@ -117,10 +117,15 @@ class InferenceService:
         message, raw = wire.read_request(data)
         with self._data_plane.shared_memory.lease() as lease:
             request = convert.to_request(message, raw, lease=lease)
+            if lease.unread:
+                await lease.read()
             if self._forward is not None:
                 self._forward(request, caller.invocation_metadata() or ())
             response = await self._data_plane.infer(request)
-            return convert.from_response(request.id, response, lease)
+            parts = convert.from_response(request.id, response, lease)
+            if lease.unwritten:
+                await lease.write()
+            return parts
 
     async def _stream_infer(self, requests: AsyncIterator[Buffer], caller: Caller) -> None:
         fail_fast = _FAIL_FAST in map(tuple, caller.invocation_metadata() or ())
@@ -148,14 +153,17 @@ class InferenceService:
 
     async def _run(self, message: pb.ModelInferRequest, request: Request, lease: Lease) -> Answers:
         try:
+            if lease.unread:
+                await lease.read()
             async with aclosing(self._data_plane.stream(request)) as parts:
                 async for part in parts:
                     if part.response is not None:
-                        yield Answer(
-                            convert.from_stream_response(
-                                request.id, part.response, part.final, lease
-                            )
+                        answer = convert.from_stream_response(
+                            request.id, part.response, part.final, lease
                         )
+                        if lease.unwritten:
+                            await lease.write()
+                        yield Answer(answer)
                     elif convert.wants_empty_final(message):
                         yield Answer(convert.empty_final(message))
         except Exception as error:

@@ -11,10 +11,12 @@ from typing import Any
 
 import orjson
 
+from naiad.core.cuda_memory import CudaRegion
 from naiad.core.dataplane import DataPlane
 from naiad.core.forwarding import HeaderForwarding
 from naiad.core.responses import Part
 from naiad.core.shared_memory import Lease
+from naiad.core.system_memory import SystemRegion
 from naiad.http import admin, compression, errors, generate, jsondata, openapi, regions, v2
 from naiad.http.call import BINARY, EVENTS, Answer, Call
 from naiad_backends.api import Buffer, Request, Response
@@ -96,10 +98,14 @@ class HttpService:
             request, form = v2.decode_raw(spec, version, body)
         else:
             request, form = v2.decode(model, version, body, length, self._max_input, lease)
+            if lease.unread:
+                await lease.read()
         if self._forward is not None:
             self._forward(request, call.received)
         response = await self._dataplane.infer(request)
         head, binary = v2.encode(request, response, form)
+        if lease.unwritten:
+            await lease.write()
         if not binary:
             answer = Answer((head,))
         else:
@@ -219,19 +225,19 @@ class HttpService:
         return Answer()
 
     async def _unregister_system(self, call: Call) -> Answer:
-        self._dataplane.shared_memory.unregister(_region(call))
+        self._dataplane.shared_memory.unregister(SystemRegion, _region(call))
         return Answer()
 
     async def _cuda_status(self, call: Call) -> Answer:
-        self._dataplane.shared_memory.cuda_status(_region(call))
-        return _json([])
+        return _json(regions.cuda_status(self._dataplane.shared_memory, _region(call)))
 
     async def _register_cuda(self, call: Call) -> Answer:
-        self._dataplane.shared_memory.register_cuda(_region(call))
+        options = self._options(call)
+        await regions.register_cuda(self._dataplane.shared_memory, _region(call), options)
         return Answer()
 
-    async def _unregister_cuda(self, _: Call) -> Answer:
-        self._dataplane.shared_memory.unregister_cuda()
+    async def _unregister_cuda(self, call: Call) -> Answer:
+        self._dataplane.shared_memory.unregister(CudaRegion, _region(call))
         return Answer()
 
     def _options(self, call: Call) -> Any:

@@ -56,7 +56,7 @@ def decode(
 
     header_length: bytes of JSON in front of the binary part; None if the body is all JSON.
     max_json: the largest JSON part, in bytes.
-    lease: gets hold of the shared memory that the request names.
+    lease: gets hold of the shared memory that the request names; has to be read then.
     Raises INVALID_ARG, naming the field, for anything that is not as the protocol says, NOT_FOUND
     for an unknown region of shared memory.
     """
@@ -137,7 +137,7 @@ def _read_input(item: Any, binary: _Binary, lease: Lease, where: str) -> Tensor:
     parameters = _tensor_parameters(item, where)
     size = parameters.get("binary_data_size")
     data = item.get("data")
-    shared = lease.input(parameters, where)
+    shared = lease.input(parameters, where, at_once=datatype == "BYTES")
     if (size is not None) + (data is not None) + (shared is not None) != 1:
         raise invalid(
             f"input '{name}' has none or several of data, binary_data_size and"
@@ -290,7 +290,8 @@ def _raw_shape(dims: tuple[int, ...], size: int, item_size: int) -> tuple[int, .
 
 
 def encode(request: Request, response: Response, form: OutputForm) -> tuple[bytes, list[Buffer]]:
-    """The response as its JSON part and the binary outputs that follow it, in order.
+    """The response as its JSON part and the binary outputs that follow it, in order. The form's
+    lease has to be written then.
 
     Raises INVALID_ARG for an output that has no JSON form or does not fit its shared memory.
     """

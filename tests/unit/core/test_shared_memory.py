@@ -1,12 +1,16 @@
 """Shared memory regions in the core: ranges, use while unregistered, broken objects."""
 
+import asyncio
 import mmap
+import os
+import resource
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from naiad.core.shared_memory import NO_REGIONS, Lease, SharedMemory
+from naiad.core.system_memory import SystemRegion
 from naiad_backends.api import Tensor
 from naiad_backends.errors import Code, NaiadError
 
@@ -40,29 +44,60 @@ def tensor(size: int) -> Tensor:
 
 
 def names(memory: SharedMemory) -> list[str]:
-    return [region.name for region in memory.status()]
+    return [region.name for region in memory.status(SystemRegion)]
 
 
 async def test_a_region_begins_at_its_offset(memory: SharedMemory) -> None:
     await memory.register("r", KEY, PAGE, PAGE)
     with memory.lease() as lease:
         view = lease.input(place(4), IN)
+        await lease.read()
         assert view is not None and view.readonly and bytes(view) == b"\1" * 4
-    [region] = memory.status("r")
+    [region] = memory.status(SystemRegion, "r")
     assert (region.key, region.offset, region.size) == (KEY, PAGE, PAGE)
 
 
-async def test_inputs_are_views_and_outputs_are_written(
+async def test_inputs_are_copies_and_outputs_are_written(
     memory: SharedMemory, objects: Path
 ) -> None:
     await memory.register("r", KEY, 0, 2 * PAGE)
     with memory.lease() as lease:
         view = lease.input(place(8, 16), IN)
+        await lease.read()
         assert lease.output("y", place(100, 16), "outputs[0]")
         assert lease.put(tensor(4))
         assert not lease.put(Tensor.from_numpy("z", np.zeros(1)))
-        assert view is not None and bytes(view) == b"\7" * 4 + bytes(4)
+        assert lease.unwritten and not lease.unread
+        await lease.write()
+        assert view is not None and bytes(view) == bytes(8)
     assert (objects / "object").read_bytes()[:24] == bytes(16) + b"\7" * 4 + bytes(4)
+
+
+async def test_an_input_that_is_needed_at_once(memory: SharedMemory) -> None:
+    await memory.register("r", KEY, PAGE, PAGE)
+    with memory.lease() as lease:
+        view = lease.input(place(2), IN, at_once=True)
+        assert view is not None and bytes(view) == b"\1\1"
+        assert not lease.unread
+
+
+async def test_large_copies_leave_the_event_loop(objects: Path) -> None:
+    size = SystemRegion.quick + 1
+    content = np.random.default_rng(1).bytes(2 * size)
+    (objects / "large").write_bytes(content)
+    memory = SharedMemory(True, objects)
+    await memory.register("r", "/large", 0, 2 * size)
+    with memory.lease() as lease:
+        view = lease.input(place(size), IN)
+        reading = asyncio.create_task(lease.read())
+        await asyncio.sleep(0)
+        assert not reading.done(), "the loop runs on meanwhile"
+        await reading
+        assert view is not None and view == content[:size]
+        lease.output("y", place(size, size), "outputs[0]")
+        lease.put(Tensor.from_numpy("y", np.frombuffer(view, np.uint8)))
+        await lease.write()
+    assert (objects / "large").read_bytes() == content[:size] * 2
 
 
 async def test_no_parameters_are_no_region(memory: SharedMemory) -> None:
@@ -124,7 +159,7 @@ async def test_nothing_is_registered_unless_allowed(objects: Path) -> None:
         await memory.register("r", KEY, 0, PAGE)
     assert caught.value.code is Code.UNSUPPORTED
     with pytest.raises(NaiadError, match="--allow-client-shm=true"):
-        memory.unregister()
+        memory.unregister(SystemRegion)
     assert names(memory) == []
 
 
@@ -150,15 +185,15 @@ async def test_ranges_that_are_refused(memory: SharedMemory, parameters: dict[st
         lease.input(parameters, IN)
     assert caught.value.code is Code.INVALID_ARG
     assert caught.value.field.startswith(f"{IN}.parameters")
-    memory.unregister()
+    memory.unregister(SystemRegion)
     assert names(memory) == []
 
 
 async def test_unknown_regions(memory: SharedMemory) -> None:
     await memory.register("other", KEY, 0, PAGE)
-    memory.unregister("r")
+    memory.unregister(SystemRegion, "r")
     with pytest.raises(NaiadError) as caught:
-        memory.status("r")
+        memory.status(SystemRegion, "r")
     assert caught.value.code is Code.NOT_FOUND
     with memory.lease() as lease, pytest.raises(NaiadError) as caught:
         lease.input(place(1), IN)
@@ -179,8 +214,9 @@ async def test_a_region_in_use_goes_with_its_last_user(memory: SharedMemory) -> 
     await memory.register("idle", KEY, 0, PAGE)
     first, second = Lease(memory), Lease(memory)
     view = first.input(place(1), IN)
+    await first.read()
     second.input(place(1), IN)
-    memory.unregister()
+    memory.unregister(SystemRegion)
     assert names(memory) == ["r"]
     with memory.lease() as late, pytest.raises(NaiadError) as caught:
         late.input(place(1), IN)
@@ -198,31 +234,52 @@ async def test_a_lease_that_nobody_ends(memory: SharedMemory) -> None:
     await memory.register("r", KEY, 0, PAGE)
     lease = memory.lease()
     lease.input(place(1), IN)
-    memory.unregister("r")
+    memory.unregister(SystemRegion, "r")
     del lease
     assert names(memory) == []
 
 
-async def test_an_object_that_shrinks_is_not_touched(memory: SharedMemory, objects: Path) -> None:
+async def test_an_object_that_shrinks(memory: SharedMemory, objects: Path) -> None:
     await memory.register("r", KEY, 0, 2 * PAGE)
     with memory.lease() as lease:
         lease.output("y", place(4, PAGE), "outputs[0]")
-        with (objects / "object").open("r+b") as file:
-            file.truncate(PAGE)
+        lease.put(tensor(4))
+        os.truncate(objects / "object", PAGE + 2)
         with pytest.raises(NaiadError, match="too small"):
-            lease.put(tensor(4))
+            await lease.write()
+        assert (objects / "object").stat().st_size == PAGE + 2, "it did not grow again"
+        lease.input(place(4, PAGE), IN)
         with pytest.raises(NaiadError, match="too small") as caught:
-            lease.input(place(4, PAGE), IN)
+            await lease.read()
         assert caught.value.code is Code.INVALID_ARG
-        assert lease.input(place(4), IN) is not None
+        lease.input(place(4), IN)
+        await lease.read()
 
 
-def test_cuda_memory_is_refused_and_never_there(memory: SharedMemory) -> None:
-    memory.cuda_status()
-    memory.unregister_cuda()
-    with pytest.raises(NaiadError) as caught:
-        memory.register_cuda("r")
-    assert caught.value.code is Code.UNSUPPORTED and "GPU" in str(caught.value)
-    with pytest.raises(NaiadError) as caught:
-        memory.cuda_status("r")
-    assert caught.value.code is Code.NOT_FOUND
+async def test_no_more_open_files(memory: SharedMemory) -> None:
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    free = os.open(os.devnull, os.O_RDONLY)
+    os.close(free)
+    await memory.register("warm", KEY, 0, PAGE)
+    memory.unregister(SystemRegion, "warm")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (free, limits[1]))
+    try:
+        with pytest.raises(NaiadError, match="limit of open files") as caught:
+            await memory.register("r", KEY, 0, PAGE)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    assert caught.value.code is Code.UNAVAILABLE
+
+
+async def test_a_region_gives_its_memory_back(memory: SharedMemory, objects: Path) -> None:
+    def mapped() -> bool:
+        return str(objects) in Path("/proc/self/maps").read_text()
+
+    await memory.register("r", KEY, 0, PAGE)
+    assert mapped()
+    memory.unregister(SystemRegion)
+    while mapped():  # the thread that has mapped it lets it go a moment after it has told
+        await asyncio.sleep(0.001)
+    with pytest.raises(NaiadError):
+        await memory.register("r", KEY, 0, 3 * PAGE)
+    assert not mapped()
