@@ -16,12 +16,12 @@ REPOSITORY := $(CACHE)/examples
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help serve models test lint types arrows tests bench clean
+.PHONY: help serve models test lint types arrows tests test-gpu bench clean
 
 say = @printf '\n== %s\n'
 
 help: ## Show these lines
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' Makefile
 
 serve: models ## Set up, fetch the example models, start the server
 	$(say) "Server with the models in $(REPOSITORY)"
@@ -50,6 +50,12 @@ arrows: .venv/installed-dev ## Which package may import which (import-linter)
 tests: .venv/installed-dev models ## Tests (pytest)
 	$(say) "Tests: pytest"
 	@$(BIN)/pytest $(PYTEST_ARGS)
+
+test-gpu: .venv/installed-dev ## Tests that need an NVIDIA GPU; `make test` skips them without one
+	$(say) "CUDA for Python"
+	@$(PIP) install --quiet -c constraints.txt --group gpu
+	$(say) "Tests on the GPU: pytest"
+	@$(BIN)/pytest -n0 tests/gpu
 
 bench: .venv/installed-dev models ## Load tests; see docs/performance.md
 	$(say) "Benchmarks"
