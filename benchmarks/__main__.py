@@ -186,6 +186,7 @@ def _naiad(repository: Path, ports: peers.Ports) -> peers.Command:
     if not executable.is_file():
         raise BenchmarkError(f"there is no {executable}: install the project, or use --no-naiad")
     argv = [str(executable), "serve", "--model-repository", str(repository)]
+    argv += ["--allow-client-shm=true"]  # Triton 2.51 lets clients, too, and has no such option
     for protocol in ("http", "grpc", "metrics"):
         argv += [f"--{protocol}-port", str(getattr(ports, protocol))]
     return peers.Command(argv, {})

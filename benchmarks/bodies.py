@@ -1,6 +1,7 @@
-"""Requests as the bytes that travel, and answers back to arrays, for each of the three protocols.
+"""Requests as the bytes that travel, and answers back to arrays, for each protocol.
 
-Follows the KServe v2 protocol with Triton's binary tensor extension. Knows nothing of sockets.
+Follows the KServe v2 protocol with Triton's binary tensor and shared memory extensions. Knows
+nothing of sockets, nor of how a region comes to be.
 """
 
 import struct
@@ -15,11 +16,30 @@ from benchmarks.errors import BenchmarkError
 from benchmarks.workloads import DATATYPES, Array, Tensor
 from naiad_proto.grpc_service_pb2 import ModelInferRequest, ModelInferResponse
 
-PROTOCOLS = ("http-json", "http-binary", "grpc")
+SHARED = ("shm-http", "shm-grpc")
+"""The protocols whose requests only say where in shared memory the tensors are."""
+PROTOCOLS = ("http-json", "http-binary", "grpc", *SHARED)
 HEADER_LENGTH = "Inference-Header-Content-Length"
 GRPC_PATH = "/inference.GRPCInferenceService/ModelInfer"
 GRPC_PREFIX = 5
 """Bytes before each gRPC message: compressed flag and length."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """A part of a registered region; offset and size in bytes."""
+
+    region: str
+    offset: int
+    size: int
+
+    def parameters(self) -> dict[str, str | int]:
+        """As the parameters of a tensor say it."""
+        return {
+            "shared_memory_region": self.region,
+            "shared_memory_offset": self.offset,
+            "shared_memory_byte_size": self.size,
+        }
 
 
 @dataclass(frozen=True)
@@ -33,11 +53,46 @@ class Request:
 
 
 def encode(protocol: str, model: str, inputs: tuple[Tensor, ...], output: str) -> Request:
-    """A request for `output` of `model`; protocol is one of PROTOCOLS."""
+    """A request for `output` of `model`; protocol is one of PROTOCOLS, but not of SHARED."""
     if protocol == "grpc":
         return Request(GRPC_PATH, {}, _grpc_frame(model, inputs, output))
     path = f"/v2/models/{model}/infer"
     return (_http_json if protocol == "http-json" else _http_binary)(path, inputs, output)
+
+
+def encode_shared(
+    protocol: str,
+    model: str,
+    inputs: tuple[Tensor, ...],
+    places: Mapping[str, Place],
+    output: str,
+    result: Place,
+) -> Request:
+    """A request for tensors that lie in shared memory; protocol is one of SHARED.
+
+    places: of the inputs, by name.  result: where the output is to go.
+    """
+    if protocol == "shm-http":
+        described = [{**_described(t), "parameters": places[t.name].parameters()} for t in inputs]
+        asked = [{"name": output, "parameters": result.parameters()}]
+        body = orjson.dumps({"inputs": described, "outputs": asked})
+        return Request(f"/v2/models/{model}/infer", {"Content-Type": "application/json"}, body)
+    message = ModelInferRequest(model_name=model)
+    for tensor in inputs:
+        added = message.inputs.add(
+            name=tensor.name, datatype=tensor.datatype, shape=tensor.array.shape
+        )
+        _place(added.parameters, places[tensor.name])
+    _place(message.outputs.add(name=output).parameters, result)
+    return Request(GRPC_PATH, {}, _framed(message))
+
+
+def _place(parameters: Any, place: Place) -> None:
+    for name, value in place.parameters().items():
+        if isinstance(value, str):
+            parameters[name].string_param = value
+        else:
+            parameters[name].int64_param = value
 
 
 def decode(protocol: str, output: str, headers: Mapping[str, str], body: bytes) -> Array:
@@ -83,6 +138,10 @@ def _grpc_frame(model: str, inputs: tuple[Tensor, ...], output: str) -> bytes:
     for tensor in inputs:
         request.inputs.add(name=tensor.name, datatype=tensor.datatype, shape=tensor.array.shape)
         request.raw_input_contents.append(tensor.array.tobytes())
+    return _framed(request)
+
+
+def _framed(request: ModelInferRequest) -> bytes:
     message = request.SerializeToString()
     return struct.pack(">BI", 0, len(message)) + message
 

@@ -3,17 +3,19 @@
 Owns the order of measurements. Knows nothing of processes, tools and tables.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 
-from benchmarks import bodies, load
+from benchmarks import bodies, load, shared
 from benchmarks.errors import BenchmarkError
 from benchmarks.servers import Server
-from benchmarks.workloads import Workload
+from benchmarks.workloads import Tensor, Workload
 
 # Bytes of requests in flight at a time. A number takes more memory parsed than as text.
 _IN_FLIGHT_LIMIT = {"http-json": 256 << 20, "http-binary": 1100 << 20, "grpc": 1100 << 20}
 _NO_BINARY = ("mlserver",)
+_NO_SHARED_MEMORY = ("mlserver",)
 _SERVES_GRAPH = ("naiad",)
 
 
@@ -79,12 +81,12 @@ def run_cell(
 
 
 def _sample(cell: Cell, server: Server, seconds: float, rate: float | None) -> Sample:
-    target = _checked_target(cell, server)
-    if rate is None:
-        rate = load.warm_up(target, cell.concurrency)
-    before = server.cpu_seconds()
-    seen = load.measure(target, cell.concurrency, seconds, rate)
-    used = server.cpu_seconds() - before
+    with _checked_target(cell, server) as target:
+        if rate is None:
+            rate = load.warm_up(target, cell.concurrency)
+        before = server.cpu_seconds()
+        seen = load.measure(target, cell.concurrency, seconds, rate)
+        used = server.cpu_seconds() - before
     return Sample(
         rate=seen.rate,
         p50_ms=seen.p50_ms,
@@ -96,17 +98,43 @@ def _sample(cell: Cell, server: Server, seconds: float, rate: float | None) -> S
     )
 
 
-def _checked_target(cell: Cell, server: Server) -> load.Target:
+def _checked_target(cell: Cell, server: Server) -> AbstractContextManager[load.Target]:
     """Asks once and compares the answer, so that no wrong answers are timed."""
+    return (_shared if cell.protocol in bodies.SHARED else _sent)(cell, server)
+
+
+@contextmanager
+def _sent(cell: Cell, server: Server) -> Iterator[load.Target]:
+    """Tensors travel with the requests."""
     if cell.protocol == "http-binary" and server.name in _NO_BINARY:
         raise BenchmarkError("no binary tensor extension over HTTP")
     work = cell.workload
-    inputs = work.inputs + (work.graph_inputs if server.name in _SERVES_GRAPH else ())
-    request = bodies.encode(cell.protocol, work.model, inputs, work.output)
+    request = bodies.encode(cell.protocol, work.model, _inputs(work, server), work.output)
     if len(request.body) * cell.concurrency > _IN_FLIGHT_LIMIT[cell.protocol]:
         size = len(request.body) * cell.concurrency >> 20
         raise BenchmarkError(f"left out: {size} MiB of requests in flight")
     ports = server.ports
     headers, body = load.send_once(cell.protocol, ports.http, ports.grpc, request)
     work.check(bodies.decode(cell.protocol, work.output, headers, body))
-    return load.Target(cell.protocol, ports.http, ports.grpc, request, len(body))
+    yield load.Target(cell.protocol, ports.http, ports.grpc, request, len(body))
+
+
+@contextmanager
+def _shared(cell: Cell, server: Server) -> Iterator[load.Target]:
+    """Tensors lie in shared memory, the same for all clients: none of them touches it."""
+    if server.name in _NO_SHARED_MEMORY:
+        raise BenchmarkError("no shared memory extension")
+    work, ports = cell.workload, server.ports
+    inputs = _inputs(work, server)
+    with shared.registered(ports.http, inputs, work.expected) as tensors:
+        request = bodies.encode_shared(
+            cell.protocol, work.model, inputs, tensors.inputs, work.output, tensors.output
+        )
+        transport = cell.protocol.removeprefix("shm-")
+        _, body = load.send_once(transport, ports.http, ports.grpc, request)
+        work.check(tensors.answer())
+        yield load.Target(transport, ports.http, ports.grpc, request, len(body))
+
+
+def _inputs(work: Workload, server: Server) -> tuple[Tensor, ...]:
+    return work.inputs + (work.graph_inputs if server.name in _SERVES_GRAPH else ())
