@@ -145,7 +145,9 @@ class ServedModel:
         Cancelling the call tells a model that is at work on it: `Request.cancelled`.
         """
         try:
-            response = await self._scheduler.submit(request, self._check(request))
+            # A decoupled model takes no such call at all, so that there is nothing to check.
+            batch_size = 0 if self.spec.decoupled else self._check(request)
+            response = await self._scheduler.submit(request, batch_size)
         except asyncio.CancelledError:
             request.cancelled = True
             raise
