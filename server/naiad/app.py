@@ -128,7 +128,7 @@ class Server:
             )
         if settings.model_control_mode is ControlMode.POLL:
             self._polling = asyncio.create_task(self.lifecycle.poll(settings.repository_poll_secs))
-        self.dataplane.started = True
+        self.dataplane.begin()
         return addresses
 
     async def stop(self) -> bool:
@@ -148,6 +148,7 @@ class Server:
                     await self._metrics.stop()
         except TimeoutError:
             logger.error("still busy %d s after the signal, ending at once", grace)
+            self.lifecycle.remove_uploads()
             return False
         return True
 

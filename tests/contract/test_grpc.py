@@ -193,14 +193,11 @@ async def test_a_failed_load_says_why(client: Any, running: Running) -> None:
 @pytest.mark.parametrize(
     ("name", "message", "status"),
     [
-        ("RepositoryIndex", pb.RepositoryIndexRequest(repository_name="r"), "UNIMPLEMENTED"),
+        ("RepositoryIndex", pb.RepositoryIndexRequest(repository_name="r"), "NOT_FOUND"),
         ("RepositoryModelLoad", {"repository_name": "r"}, "UNIMPLEMENTED"),
         ("RepositoryModelUnload", {"repository_name": "r"}, "UNIMPLEMENTED"),
-        (
-            "RepositoryModelLoad",
-            {"parameters": {"config": {"string_param": "{}"}}},
-            "UNIMPLEMENTED",
-        ),
+        ("RepositoryModelLoad", {"parameters": {"x": {"string_param": "y"}}}, "INVALID_ARGUMENT"),
+        ("RepositoryModelLoad", {"parameters": {"config": {}}}, "INVALID_ARGUMENT"),
         ("RepositoryModelLoad", {"model_name": "nobody"}, "NOT_FOUND"),
         ("RepositoryModelLoad", {"model_name": "../echo"}, "INVALID_ARGUMENT"),
         ("RepositoryModelUnload", {"parameters": {"x": {"bool_param": True}}}, "INVALID_ARGUMENT"),
@@ -538,17 +535,22 @@ async def test_health_watch(running: Running) -> None:
 
         return following
 
-    add_model(running.repository, "late")
-    (running.repository / "late").rename(running.repository.with_name("elsewhere"))
-    server, late = watch(""), watch("late")
+    server, late, never = watch(""), watch("late"), watch("never")
     assert await server() == ServingStatus.SERVING
-    assert await late() == ServingStatus.SERVICE_UNKNOWN
-    running.repository.with_name("elsewhere").rename(running.repository / "late")
-    assert await late() == ServingStatus.NOT_SERVING
-    await running.plane.load("late")
-    assert await late() == ServingStatus.SERVING
-    running.plane.stopping = True
+    assert await late() == await never() == ServingStatus.SERVICE_UNKNOWN
+    add_model(running.repository, "late")
+    for _ in range(3):
+        await running.plane.load("late")
+        while await late() != ServingStatus.SERVING:
+            pass
+        await running.plane.unload("late")
+        assert await late() == ServingStatus.NOT_SERVING
+    running.plane.stop()
     assert await server() == ServingStatus.NOT_SERVING
+    await running.server.stop(60)
+    with pytest.raises(grpc.aio.AioRpcError, match="shutting down"):
+        # It heard of nothing in all that time, since nothing changed for it.
+        await never()
 
 
 # -- start and stop

@@ -64,6 +64,14 @@ for _ in range(101):
 
 OK = echo()
 
+IDENTITY = json.dumps(
+    {"backend": "identity"}
+    | {
+        kind: [{"name": kind, "data_type": "TYPE_FP32", "dims": [1]}]
+        for kind in ("input", "output")
+    }
+)
+
 CASES: dict[str, tuple[int, bytes]] = {
     # Finding the model
     "infer": (200, infer(OK)),
@@ -175,6 +183,17 @@ CASES: dict[str, tuple[int, bytes]] = {
     "load, bad configuration": (400, load("broken")),
     "load, no version": (400, load("empty")),
     "load, named repository": (501, load("idle", repository="r/")),
+    "index, unknown repository": (404, post("/v2/repository/r/index", b"")),
+    "load, configuration": (200, load("idle", {"parameters": {"config": IDENTITY}})),
+    "load, files": (200, load("guest", {"parameters": {"config": IDENTITY, "file:1/x": "eA=="}})),
+    "load, unknown parameter": (400, load("idle", {"parameters": {"x": "y"}})),
+    "load, parameter of the wrong type": (400, load("idle", {"parameters": {"config": 1}})),
+    "load, bad configuration sent": (400, load("idle", {"parameters": {"config": "{"}})),
+    "load, files without configuration": (400, load("idle", {"parameters": {"file:1/x": ""}})),
+    "load, path of a file": (
+        400,
+        load("idle", {"parameters": {"config": IDENTITY, "file:../x": ""}}),
+    ),
     "load, parameters of the wrong type": (400, load("idle", {"parameters": []})),
     "unload": (200, load("any", action="unload")),
     "unload, no such model": (200, load("none", action="unload")),

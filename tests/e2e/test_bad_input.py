@@ -337,11 +337,12 @@ def test_names_that_lead_out_of_the_repository(server: ServerProcess, model: str
         ("index", {"ready": 1}, 400),
         ("index", [], 400),
         ("models/nobody/load", None, 404),
-        ("models/add/load", {"parameters": {"config": "{}"}}, 501),
+        ("models/add/load", {"parameters": {"x": "y"}}, 400),
+        ("models/add/load", {"parameters": {"config": {}}}, 400),
         ("models/add/load", {"parameters": []}, 400),
         ("models/add/unload", {"parameters": {"unload_dependents": 1}}, 400),
         ("models/add/unload", {"parameters": {"x": True}}, 400),
-        ("somewhere/index", None, 501),
+        ("somewhere/index", None, 404),
     ],
 )
 def test_repository_calls(server: ServerProcess, path: str, document: Any, status: int) -> None:

@@ -4,7 +4,7 @@ import json
 import threading
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -425,6 +425,47 @@ def test_running_requests_end_on_the_version_that_began_them(
     explicit.wait_for(lambda: index(explicit, "slow")[0]["state"] == "UNAVAILABLE")
 
 
+LATE = ("late_1", "late_2", "late_3")
+
+
+def test_loads_run_side_by_side_and_stop_nobody(
+    explicit: ServerProcess, shelf: Path, m: str
+) -> None:
+    """Models that take seconds to load, over both protocols, while others go on asking `m`."""
+    for name in LATE:
+        graphs.write_model(shelf, name, {1: graphs.slow_to_load()})
+
+    def load_over_grpc(name: str) -> None:
+        with tritonclient.grpc.InferenceServerClient(explicit.grpc) as client:
+            client.load_model(name)
+
+    with ThreadPoolExecutor(3) as threads:
+        loads: list[Future[Any]] = [threads.submit(load, explicit, LATE[0])]
+        loads += [threads.submit(load_over_grpc, name) for name in LATE[1:]]
+        together, answered = 0, 0
+        while not any(future.done() for future in loads):
+            assert answer(explicit, m) == 1
+            answered += 1
+            lines = [line for name in LATE for line in index(explicit, name)]
+            together = max(together, sum(line.get("state") == "LOADING" for line in lines))
+        assert [future.exception() for future in loads] == [None] * 3
+    assert answered > 10
+    assert together == len(LATE)
+    for name in LATE:
+        assert explicit.get(f"/v2/models/{name}/ready").status == 200
+        assert unload(explicit, name).status == 200
+
+
+def test_an_unload_forgets_what_failed(explicit: ServerProcess, shelf: Path) -> None:
+    graphs.write_model(shelf, "hopeless", {1: b"this is no ONNX file"})
+    graphs.write_model(shelf, "unreadable", {1: graphs.add(1)}, "max_batch_sise: 3")
+    for name in ("hopeless", "unreadable"):
+        assert load(explicit, name).status == 400
+        assert index(explicit, name)[0]["state"] == "UNAVAILABLE"
+        assert unload(explicit, name).status == 200
+        assert index(explicit, name) == [{}]
+
+
 # -- models that fail at the start
 
 
@@ -468,6 +509,13 @@ def test_two_repositories_with_one_name(tmp_path: Path, log: Path) -> None:
     folders = (tmp_path / "left", tmp_path / "right")
     flags = ("--exit-on-error=false", "--model-control-mode=explicit", "--load-model=*")
     with serving(log, *folders, flags=flags) as server:
+        for name in ("left", "%2F".join(["", *folders[0].parts[1:]])):
+            lines = server.post(f"/v2/repository/{name}/index").json()
+            assert [line["name"] for line in lines] == ["only_left", "twin"]
+        reply = server.post("/v2/repository/middle/index")
+        assert reply.status == 404
+        assert "left" in reply.json()["hint"]
+        assert server.post("/v2/repository/left/models/only_left/load").status == 501
         assert answer(server, "only_left") == answer(server, "only_right") == 2
         assert ask(server, "twin").status == 404
         (line,) = index(server, "twin")

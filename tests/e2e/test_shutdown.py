@@ -193,18 +193,3 @@ def test_before_it_is_ready_it_lives_and_can_be_ended(tmp_path: Path, log: Path)
         server.signal()
         assert_good_end(server)
         assert "Naiad is ready" not in server.output()
-
-
-def test_loading_does_not_stop_the_others(tmp_path: Path, log: Path) -> None:
-    models = tmp_path / "models"
-    graphs.write_model(models, "identity", config=graphs.IDENTITY)
-    graphs.write_model(models, "late", {1: graphs.slow_to_load()})
-    flags = ["--model-control-mode=explicit", "--load-model=identity"]
-    with serving(log, models, flags=flags) as server, ThreadPoolExecutor(1) as threads:
-        load = threads.submit(server.post, "/v2/repository/models/late/load")
-        answered = 0
-        while not load.done():
-            assert server.post("/v2/models/identity/infer", BODY).status == 200
-            answered += 1
-        assert answered > 10
-        assert load.result().status == 200

@@ -3,7 +3,7 @@
 It knows which model is meant and what the server can tell of itself; it knows no wire format.
 """
 
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from naiad.core.lifecycle import Lifecycle
@@ -13,11 +13,13 @@ from naiad.core.registry import IndexEntry, Registry, State
 from naiad.core.responses import Part
 from naiad.core.shared_memory import SharedMemory
 from naiad.repository.config import ModelConfig
+from naiad.repository.override import Override
 from naiad_backends.api import ModelSpec, Request, Response, TensorSpec
 
 EXTENSIONS = (
     "classification",
     "model_repository",
+    "model_repository(unload_dependents)",
     "schedule_policy",
     "model_configuration",
     "system_shared_memory",
@@ -96,9 +98,19 @@ class DataPlane:
         """
         return self._registry.find(request.model_name, request.model_version).stream(request)
 
+    def listen(self, listener: Callable[[], None]) -> None:
+        """Have it called whenever readiness, of the server or of a model, may have changed."""
+        self._registry.listeners.append(listener)
+
+    def begin(self) -> None:
+        """The loads of the start are done."""
+        self.started = True
+        self._registry.tell()
+
     def stop(self) -> None:
         """The server shuts down: it is not ready any more, and no request waits for company."""
         self.stopping = True
+        self._registry.tell()
         for served in self.statistics():
             served.hurry()
 
@@ -147,16 +159,22 @@ class DataPlane:
             return self._registry.ready(name)
         return [served for each in self._registry.names() for served in self._registry.ready(each)]
 
-    async def index(self, ready_only: bool = False) -> list[IndexEntry]:
-        """Every model in a repository or in service, sorted by name, versions ascending."""
-        names = await self._lifecycle.known()
+    async def index(self, ready_only: bool = False, repository: str = "") -> list[IndexEntry]:
+        """Every model in a repository or in service, sorted by name, versions ascending.
+
+        repository: only what lies in this one. Raises NOT_FOUND if there is no such.
+        """
+        names = await self._lifecycle.known(repository)
         entries = [entry for name in names for entry in self._registry.index(name)]
         return [e for e in entries if e.state is State.READY] if ready_only else entries
 
-    async def load(self, name: str) -> None:
-        """Load or reload a model and wait for it. UNAVAILABLE unless in mode explicit."""
+    async def load(self, name: str, parameters: Mapping[str, object] | None = None) -> None:
+        """Load or reload a model and wait for it. UNAVAILABLE unless in mode explicit.
+
+        parameters: as for `Override.of`; none for the model as it is on disk.
+        """
         self._lifecycle.require_explicit()
-        await self._lifecycle.load(name)
+        await self._lifecycle.load(name, Override.of(parameters or {}))
 
     async def unload(self, name: str) -> None:
         """Take a model out of service. UNAVAILABLE unless in mode explicit."""

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from functools import partial
 from typing import TypeVar
+from weakref import WeakValueDictionary
 
 from naiad.core import model as models
 from naiad.core.latencies import DEFAULT_LATENCIES, LatencyOptions
@@ -19,6 +20,7 @@ from naiad.core.model import LoadedModel, ServedModel
 from naiad.core.registry import UNLOADED, Registry, State
 from naiad.repository.config import ModelConfig
 from naiad.repository.layout import ModelFolder, Repositories
+from naiad.repository.override import Override, Upload, Uploads
 from naiad.repository.watch import Fingerprint, Poller, fingerprint
 from naiad_backends.api import Backend, ModelSpec
 from naiad_backends.errors import NaiadError, internal, invalid, unavailable
@@ -75,30 +77,33 @@ class Lifecycle:
         self._registry = registry
         self._options = options
         self._threads = ThreadPoolExecutor(options.thread_count, "naiad-load")
-        self._locks: dict[str, asyncio.Lock] = {}
+        # A lock is there as long as somebody has it or waits for it.
+        self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._loaded: dict[str, Fingerprint] = {}
+        self._uploads = Uploads()
         self._tasks: set[asyncio.Task[None]] = set()
         self._closed = False
 
     # -- on demand
 
-    async def load(self, name: str) -> None:
-        """Bring a model to what is on disk; nothing to do if it already is.
+    async def load(self, name: str, override: Override | None = None) -> None:
+        """Bring a model to what is on disk, or to what the override says.
 
-        Returns when every version that its policy selects is ready. Raises NaiadError with the
-        cause, and then what served before goes on serving. A caller that is cancelled does not
-        stop the load: half a load would leave the model in no state at all.
+        Without an override there is nothing to do if it already is as on disk. Returns when every
+        version that its policy selects is ready. Raises NaiadError with the cause, and then what
+        served before goes on serving. A caller that is cancelled does not stop the load: half a
+        load would leave the model in no state at all.
         """
         if self._closed:
             raise unavailable("the server is shutting down")
-        await asyncio.shield(self._background(self._load_in_turn(name)))
+        await asyncio.shield(self._background(self._load_in_turn(name, override)))
 
-    async def _load_in_turn(self, name: str) -> None:
-        async with self._locks.setdefault(name, asyncio.Lock()):
+    async def _load_in_turn(self, name: str, override: Override | None) -> None:
+        async with self._turn(name):
             try:
-                await self._load(name)
+                await self._load(name, override)
             except NaiadError as error:
-                logger.error("model '%s' failed to load: %s", name, error)
+                logger.error("model %r failed to load: %s", name, error)
                 if name in await self.known():
                     self._registry.fail(name, str(error))
                 raise
@@ -106,12 +111,14 @@ class Lifecycle:
     async def unload(self, name: str) -> None:
         """Take all versions of a model out of service. Returns at once; requests that are running
         finish, and only then is the memory given back. An unknown model is no error."""
-        async with self._locks.setdefault(name, asyncio.Lock()):
+        async with self._turn(name):
             self._loaded.pop(name, None)
-            if name in self._registry.names():
-                self._registry.fail(name, "")
+            self._registry.pardon(name)
             for served in self._registry.serving(name):
                 self._withdraw(served)
+
+    def _turn(self, name: str) -> asyncio.Lock:
+        return self._locks.setdefault(name, asyncio.Lock())
 
     async def load_all(self, names: Iterable[str]) -> dict[str, str]:
         """Load several models side by side; the failures as name -> reason."""
@@ -134,8 +141,13 @@ class Lifecycle:
                 hint="start the server with --model-control-mode=explicit",
             )
 
-    async def known(self) -> list[str]:
-        """Names of all models that are in a repository or still in service, sorted."""
+    async def known(self, repository: str = "") -> list[str]:
+        """Names of all models that are in a repository or still in service, sorted.
+
+        repository: only those that lie in this one. Raises NOT_FOUND if there is no such.
+        """
+        if repository:
+            return sorted(await self._in_thread(lambda: self._repositories.names_in(repository)))
         folders = await self._in_thread(
             lambda: self._repositories.scan().keys() | self._repositories.duplicates().keys()
         )
@@ -171,18 +183,34 @@ class Lifecycle:
         return {f.name: fingerprint(f.path) for f in self._repositories.scan().values()}
 
     async def close(self) -> None:
-        """Unload everything, waiting for the requests that are running."""
+        """Unload everything, waiting for the loads and requests that are running."""
         self._closed = True
-        await asyncio.gather(*map(self.unload, self._registry.names()))
+        # A load that is still looking at its files is in no registry yet, but it has its lock.
+        await asyncio.gather(*map(self.unload, {*self._registry.names(), *self._locks.keys()}))
         while self._tasks:
             await asyncio.wait(self._tasks)
         await asyncio.to_thread(self._threads.shutdown)
+        self.remove_uploads()
+
+    def remove_uploads(self) -> None:
+        """Remove the files that load requests brought, even if models are still in use."""
+        self._uploads.close()
 
     # -- one load
 
-    async def _load(self, name: str) -> None:
-        seen, plans = await self._in_thread(lambda: self._plan(name))
-        before = self._loaded.get(name)
+    async def _load(self, name: str, override: Override | None) -> None:
+        if override is None or not override.files:
+            await self._bring(name, override, None)
+            return
+        upload = await self._in_thread(partial(self._uploads.write, name, override.files))
+        try:
+            await self._bring(name, override, upload)
+        finally:
+            await self._in_thread(upload.release)
+
+    async def _bring(self, name: str, override: Override | None, upload: Upload | None) -> None:
+        seen, plans = await self._in_thread(partial(self._plan, name, override, upload))
+        before = self._loaded.get(name) if override is None else None
         serving = {served.version: served for served in self._registry.serving(name)}
         needed = [
             plan
@@ -194,20 +222,28 @@ class Lifecycle:
         for plan in needed:
             if str(plan.spec.version) not in serving:
                 self._registry.mark(name, str(plan.spec.version), State.LOADING)
-        loaded = await self._load_versions(name, needed, serving.keys())
+        loaded = await self._load_versions(name, needed, upload, serving.keys())
         for item in loaded:
             self._publish(ServedModel(item, self._options.latencies))
         wanted = {str(plan.spec.version) for plan in plans}
         for version, served in serving.items():
             if version not in wanted:
                 self._withdraw(served)
-        self._loaded[name] = seen
+        self._loaded.pop(name, None)
+        if override is None:
+            # Otherwise it is not as on disk, so that the next load without an override has work.
+            self._loaded[name] = seen
         self._registry.fail(name, "")
 
-    def _plan(self, name: str) -> tuple[Fingerprint, list[_Plan]]:
-        folder = self._repositories.find(name)
+    def _plan(
+        self, name: str, override: Override | None, upload: Upload | None
+    ) -> tuple[Fingerprint, list[_Plan]]:
+        folder = self._repositories.find(name) if upload is None else upload.folder()
         seen = fingerprint(folder.path)
-        config = ModelConfig.read(folder, self._options.config_name)
+        if override is None:
+            config = ModelConfig.read(folder, self._options.config_name)
+        else:
+            config = ModelConfig.from_json(override.config, folder)
         versions = config.versions(folder.versions)
         config = config.with_backend(folder, versions[-1])
         refused = config.refused()
@@ -233,11 +269,18 @@ class Lifecycle:
         return _Plan(backend, config, config.spec(version, folder))
 
     async def _load_versions(
-        self, name: str, plans: Sequence[_Plan], serving: Collection[str]
+        self,
+        name: str,
+        plans: Sequence[_Plan],
+        upload: Upload | None,
+        serving: Collection[str],
     ) -> list[LoadedModel]:
         """All of them or none: raises INVALID_ARG with each failed version's reason."""
         results = await asyncio.gather(
-            *(self._in_thread(partial(models.load, p.backend, p.config, p.spec)) for p in plans),
+            *(
+                self._in_thread(partial(models.load, p.backend, p.config, p.spec, upload))
+                for p in plans
+            ),
             return_exceptions=True,
         )
         reasons: dict[str, str] = {}

@@ -5,7 +5,7 @@ import math
 import time
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from naiad.core.checks import RequestCheck
 from naiad.core.classification import classify
@@ -19,6 +19,7 @@ from naiad.core.scheduling.scheduler import Scheduler
 from naiad.core.scheduling.shapes import batch_key
 from naiad.core.stats import ModelStatistics
 from naiad.repository.config import ModelConfig
+from naiad.repository.override import Upload
 from naiad_backends.api import (
     Backend,
     Instance,
@@ -41,6 +42,7 @@ class LoadedModel:
 
     labels: of the classes of outputs, by index.
     seconds: how long the backend took for the model and its instances.
+    upload: the folder that it was loaded from, if that came with the request.
     """
 
     config: ModelConfig
@@ -49,23 +51,30 @@ class LoadedModel:
     instances: Sequence[Instance]
     labels: Mapping[str, Sequence[bytes]]
     seconds: float = 0.0
+    upload: Upload | None = None
 
     def close(self) -> None:
-        """Give everything back, instances first."""
+        """Give everything back, instances first and files last."""
         for instance in self.instances:
             instance.close()
         self.model.close()
+        if self.upload is not None:
+            self.upload.release()
 
 
-def load(backend: Backend, config: ModelConfig, spec: ModelSpec) -> LoadedModel:
+def load(
+    backend: Backend, config: ModelConfig, spec: ModelSpec, upload: Upload | None = None
+) -> LoadedModel:
     """Load one version and its instances. Runs on a loader thread; a failure leaves nothing.
 
+    upload: where the version lies, if not in a repository; held until the version is closed.
     Raises the backend's error, with the line of the configuration that it is about.
     """
     try:
-        return _load(backend, config, spec)
+        loaded = _load(backend, config, spec)
     except NaiadError as error:
         raise config.placed(error) from error
+    return loaded if upload is None else replace(loaded, upload=upload.hold())
 
 
 def _load(backend: Backend, config: ModelConfig, spec: ModelSpec) -> LoadedModel:

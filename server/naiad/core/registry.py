@@ -3,6 +3,7 @@
 Lives on the event loop. It knows nothing of loading: `lifecycle` tells it what happened.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -58,6 +59,8 @@ class Registry:
 
     def __init__(self) -> None:
         self._models: dict[str, ModelRecord] = {}
+        self.listeners: list[Callable[[], None]] = []
+        """Called after every change; they must be quick."""
 
     def find(self, name: str, version: str = "") -> ServedModel:
         """The model that serves `name`, at `version` or at the highest ready one.
@@ -145,7 +148,8 @@ class Registry:
         if record is None:
             return [IndexEntry(name)]
         if not record.versions:
-            return [IndexEntry(name, "", State.UNAVAILABLE, record.failure)]
+            state = State.UNAVAILABLE if record.failure else None
+            return [IndexEntry(name, "", state, record.failure)]
         return [
             IndexEntry(name, v, e.state, e.reason or (record.failure if e.model else ""))
             for v, e in record.versions.items()
@@ -160,6 +164,17 @@ class Registry:
     def fail(self, name: str, reason: str) -> None:
         """Note why a load failed as a whole; empty clears it. Serving versions go on."""
         self._models.setdefault(name, ModelRecord()).failure = reason
+        self.tell()
+
+    def pardon(self, name: str) -> None:
+        """Forget what failed of a model: it was taken down on purpose. Serving versions go on."""
+        record = self._models.get(name)
+        if record is not None:
+            record.failure = ""
+            for version in record.versions.values():
+                if version.state is State.UNAVAILABLE:
+                    version.reason = UNLOADED
+            self.tell()
 
     def publish(self, model: ServedModel) -> ServedModel | None:
         """Let a version take requests from now on; returns the one that it replaces."""
@@ -169,10 +184,16 @@ class Registry:
         self._arrange(record)
         return None if old is None else old.model
 
+    def tell(self) -> None:
+        """Call the listeners: something changed, here or in what the server says of itself."""
+        for listener in self.listeners:
+            listener()
+
     def _arrange(self, record: ModelRecord) -> None:
         record.versions = dict(sorted(record.versions.items(), key=lambda item: int(item[0])))
         ready = [v.model for v in record.versions.values() if v.model is not None]
         record.default = ready[-1] if ready else None
+        self.tell()
 
 
 def _version_number(version: str) -> str:

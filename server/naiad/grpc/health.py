@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
-from typing import Final
 
 from naiad.core.dataplane import DataPlane
 from naiad.grpc import wire
@@ -15,17 +14,20 @@ from naiad_proto.health import (
     ServingStatus,
 )
 
-LOOK_EVERY_S: Final = 0.5
-"""How soon Watch notices a change, in seconds."""
-
 
 class HealthService:
     """Check and Watch. The empty service is the server, any other the model of that name."""
 
-    def __init__(self, data_plane: DataPlane, closing: asyncio.Event) -> None:
-        """closing: set when the server stops; ends every Watch."""
+    def __init__(self, data_plane: DataPlane) -> None:
         self._data_plane = data_plane
-        self._closing = closing
+        self._closed = False
+        self._watchers: set[asyncio.Event] = set()
+        data_plane.listen(self._wake)
+
+    def close(self) -> None:
+        """End every Watch."""
+        self._closed = True
+        self._wake()
 
     async def check(self, data: Buffer, _: Metadata) -> Sequence[Buffer]:
         """One HealthCheckResponse. Raises NOT_FOUND for a model that nobody knows."""
@@ -37,19 +39,30 @@ class HealthService:
 
     async def watch(self, requests: AsyncIterator[Buffer], caller: Caller) -> None:
         """A HealthCheckResponse now and at every change. Raises UNAVAILABLE when the server
-        stops."""
+        stops. A model that nobody has tried to load is known only from the next change on."""
         service = wire.parse(HealthCheckRequest, await anext(requests, b"")).service
+        changed = asyncio.Event()
+        self._watchers.add(changed)
+        try:
+            await self._follow(service, changed, caller)
+        finally:
+            self._watchers.discard(changed)
+        raise unavailable("the server is shutting down")
+
+    async def _follow(self, service: str, changed: asyncio.Event, caller: Caller) -> None:
         last: ServingStatus | None = None
-        while not self._closing.is_set():
+        while not self._closed:
+            # Before the look, so that what changes during it leads to another one.
+            changed.clear()
             status = await self._status(service)
             if status is not last:
                 await caller.write(_response(status))
                 last = status
-            try:
-                await asyncio.wait_for(self._closing.wait(), LOOK_EVERY_S)
-            except TimeoutError:
-                continue
-        raise unavailable("the server is shutting down")
+            await changed.wait()
+
+    def _wake(self) -> None:
+        for changed in self._watchers:
+            changed.set()
 
     async def _status(self, service: str) -> ServingStatus:
         if not service:

@@ -4,7 +4,6 @@ All messages arrive and leave as bytes, so that what is no message gets our erro
 need not pass through protobuf.
 """
 
-import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
 from functools import partial
@@ -30,6 +29,7 @@ from naiad.grpc.stream import (
     Streaming,
     Unary,
 )
+from naiad.repository.override import field_of
 from naiad_backends.api import Buffer, Request
 from naiad_backends.errors import invalid, unsupported
 from naiad_proto import grpc_service_pb2 as pb
@@ -60,9 +60,8 @@ class InferenceService:
         restriction: which calls need metadata, and which."""
         self._data_plane = data_plane
         self._forward = forward
-        self._closing = asyncio.Event()
         self._streams: set[InferStream] = set()
-        self._health = health.HealthService(data_plane, self._closing)
+        self._health = health.HealthService(data_plane)
         regions = RegionCalls(data_plane.shared_memory)
         own: dict[str, Unary] = {
             "ServerLive": _call(pb.ServerLiveRequest, self._live),
@@ -107,7 +106,7 @@ class InferenceService:
 
     def close(self) -> None:
         """Let the calls that have no end of their own end: streams once they have answered."""
-        self._closing.set()
+        self._health.close()
         for stream in self._streams:
             stream.close()
 
@@ -210,18 +209,12 @@ class InferenceService:
     # -- repository
 
     async def _index(self, message: pb.RepositoryIndexRequest) -> pb.RepositoryIndexResponse:
-        _refuse_repository(message.repository_name)
-        return answers.index(await self._data_plane.index(message.ready))
+        return answers.index(await self._data_plane.index(message.ready, message.repository_name))
 
     async def _load(self, message: pb.RepositoryModelLoadRequest) -> pb.RepositoryModelLoadResponse:
         _refuse_repository(message.repository_name)
-        for name in message.parameters:
-            raise unsupported(
-                "this server loads models only as they are in the repository",
-                field=f'parameters["{name}"]',
-                hint="change the model's folder, then load it without parameters",
-            )
-        await self._data_plane.load(message.model_name)
+        parameters = {name: _value(value) for name, value in message.parameters.items()}
+        await self._data_plane.load(message.model_name, parameters)
         return pb.RepositoryModelLoadResponse()
 
     async def _unload(
@@ -236,21 +229,25 @@ class InferenceService:
 def _refuse_repository(name: str) -> None:
     if name:
         raise unsupported(
-            f"repository '{name}' cannot be addressed by name",
+            "a model is loaded and unloaded without naming its repository",
             field="repository_name",
             hint="leave it empty: all repositories are meant",
         )
+
+
+def _value(parameter: pb.ModelRepositoryParameter) -> object:
+    """What it holds; None for nothing."""
+    kind = parameter.WhichOneof("parameter_choice")
+    return None if kind is None else getattr(parameter, kind)
 
 
 def _check_unload(parameters: Mapping[str, pb.ModelRepositoryParameter]) -> None:
     """Clients always send `unload_dependents`; no model depends on another one here."""
     for name, parameter in parameters.items():
         if name != "unload_dependents":
-            raise invalid(
-                "unknown parameter", field=f'parameters["{name}"]', hint="use unload_dependents"
-            )
-        if not parameter.HasField("bool_param"):
-            raise invalid("must be true or false", field=f'parameters["{name}"]')
+            raise invalid("unknown parameter", field=field_of(name), hint="use unload_dependents")
+        if not isinstance(_value(parameter), bool):
+            raise invalid("must be true or false", field=field_of(name))
 
 
 async def _refused(message: pb.ModelInferRequest, error: Exception) -> Answers:

@@ -1,5 +1,7 @@
 """Health, metadata, configuration, statistics and repository control as JSON documents."""
 
+import asyncio
+import binascii
 from typing import Any
 
 from naiad.core.dataplane import EXTENSIONS, DataPlane, TensorMetadata
@@ -7,7 +9,11 @@ from naiad.core.model import ServedModel
 from naiad.core.registry import IndexEntry
 from naiad.core.stats import Duration
 from naiad.http.jsondata import show
+from naiad.repository.override import FILE_PREFIX, field_of
 from naiad_backends.errors import invalid, unsupported
+
+_PIECE = 1 << 20
+"""Characters of base64 that are decoded at once; a multiple of four."""
 
 
 def server_metadata(dataplane: DataPlane) -> dict[str, Any]:
@@ -97,13 +103,11 @@ def update_log(dataplane: DataPlane, options: Any) -> dict[str, Any]:
 
 
 async def index(dataplane: DataPlane, repository: str, options: Any) -> list[dict[str, str]]:
-    """`POST /v2/repository/index`; options: the body, an object with `ready`, or None."""
-    if repository:
-        raise unsupported("repositories have no names here", hint="POST /v2/repository/index")
+    """`POST /v2/repository[/R]/index`; options: the body, an object with `ready`, or None."""
     ready = _object(options).get("ready", False)
     if not isinstance(ready, bool):
         raise invalid(f"must be true or false, not {show(ready)}", field="ready")
-    return [_entry(entry) for entry in await dataplane.index(ready)]
+    return [_entry(entry) for entry in await dataplane.index(ready, repository)]
 
 
 def _entry(entry: IndexEntry) -> dict[str, str]:
@@ -117,28 +121,53 @@ async def load(dataplane: DataPlane, repository: str, model: str, options: Any) 
     """`POST /v2/repository/models/M/load`."""
     _no_repository(repository)
     parameters = _parameters(options)
-    if parameters:
-        raise unsupported(
-            f"load parameter '{next(iter(parameters))}' is not served yet", field="parameters"
+    if any(name.startswith(FILE_PREFIX) for name in parameters):
+        parameters = await asyncio.to_thread(_decoded, parameters)
+    await dataplane.load(model, parameters)
+
+
+def _decoded(parameters: dict[str, Any]) -> dict[str, Any]:
+    """The parameters with the bytes of files for their base64."""
+    return {
+        name: _from_base64(name, value)
+        if name.startswith(FILE_PREFIX) and isinstance(value, str)
+        else value
+        for name, value in parameters.items()
+    }
+
+
+def _from_base64(name: str, text: str) -> bytes:
+    try:
+        if text.find("=", 0, -2) >= 0:
+            raise binascii.Error("Excess data after padding")
+        # Piece by piece, since other threads stand still while one is decoded.
+        return b"".join(
+            binascii.a2b_base64(text[start : start + _PIECE], strict_mode=True)
+            for start in range(0, len(text), _PIECE)
         )
-    await dataplane.load(model)
+    except ValueError as error:
+        raise invalid(
+            f"is not base64: {error}", field=field_of(name), hint="encode the file's bytes"
+        ) from None
 
 
 async def unload(dataplane: DataPlane, repository: str, model: str, options: Any) -> None:
-    """`POST /v2/repository/models/M/unload`."""
+    """`POST /v2/repository/models/M/unload`. No model depends on another one yet, so that
+    `unload_dependents` changes nothing."""
     _no_repository(repository)
     for name, value in _parameters(options).items():
         if name != "unload_dependents":
-            raise invalid(f"unknown unload parameter '{name}'", field="parameters")
+            raise invalid("unknown parameter", field=field_of(name), hint="use unload_dependents")
         if not isinstance(value, bool):
-            raise invalid(f"must be true or false, not {show(value)}", field=f"parameters.{name}")
+            raise invalid(f"must be true or false, not {show(value)}", field=field_of(name))
     await dataplane.unload(model)
 
 
 def _no_repository(repository: str) -> None:
     if repository:
         raise unsupported(
-            "repositories have no names here", hint="POST /v2/repository/models/<model>/load"
+            "a model is loaded and unloaded without naming its repository",
+            hint="POST /v2/repository/models/<model>/load",
         )
 
 

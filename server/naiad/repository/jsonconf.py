@@ -6,6 +6,7 @@ Read: protobuf's JSON with enum names in any case; unknown fields and repeated k
 
 import json
 import math
+from collections import Counter
 from typing import Any
 
 import numpy as np
@@ -44,8 +45,8 @@ def parse(text: str, file: str = FILE) -> pb.ModelConfig:
     repeated: list[str] = []
 
     def collect(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        names = [name for name, _ in pairs]
-        repeated.extend(name for name in names if names.count(name) > 1)
+        counts = Counter(name for name, _ in pairs)
+        repeated.extend(name for name, count in counts.items() if count > 1)
         return dict(pairs)
 
     try:

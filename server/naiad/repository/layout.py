@@ -15,6 +15,9 @@ from naiad_backends.errors import NaiadError, invalid, not_found
 # Folders of a model that are no versions and need no warning.
 _COMPANIONS = {"warmup", "initial_state", "configs", "__pycache__"}
 
+# Bytes that file systems allow.
+_LONGEST_NAME = 255
+
 logger = logging.getLogger(__name__)
 
 
@@ -81,7 +84,7 @@ class Repositories:
         Raises INVALID_ARG for a name that cannot be one or that two repositories have, NOT_FOUND
         if no repository has it.
         """
-        _check_name(name)
+        check_name(name)
         places = self._places()
         found = places.get(name, [])
         if not found:
@@ -92,6 +95,17 @@ class Repositories:
         for skipped in folder.skipped:
             logger.warning("model '%s': '%s' is no version number, skipped", name, skipped)
         return folder
+
+    def names_in(self, repository: str) -> set[str]:
+        """Names of the models in one repository, named by its path as given or the last part of it.
+
+        Raises NOT_FOUND if there is no such repository.
+        """
+        paths = [path for path in self._paths if repository in (str(path), path.name)]
+        if not paths:
+            known = ", ".join(f"'{path}'" for path in self._paths)
+            raise not_found(f"unknown repository '{repository}'", hint=f"there is {known}")
+        return {name for path in paths for name in subfolders(path)}
 
     def _places(self) -> dict[str, list[Path]]:
         places: dict[str, list[Path]] = {}
@@ -135,13 +149,16 @@ def subfolders(path: Path) -> list[str]:
         raise invalid(f"folder '{path}' cannot be read: {error.strerror}") from error
 
 
-def _check_name(name: str) -> None:
+def check_name(name: str) -> None:
+    """Raises INVALID_ARG for a name that no model can have."""
     if not name:
         raise invalid("the model's name is empty")
-    if ".." in name or any(character in name for character in "/\\\0"):
+    wrong = name[0] == "." or ".." in name or any(c in "/\\\x7f" or c < " " for c in name)
+    if wrong or len(os.fsencode(name)) > _LONGEST_NAME:
         raise invalid(
-            f"{name!r} cannot be a model's name",
-            hint="use the name of the model's folder, without '/', '\\', '..' or NUL",
+            f"{name[:60]!r} cannot be a model's name",
+            hint="use the name of the model's folder, without '/', '\\', '..', control characters"
+            f" or a dot in front, and of at most {_LONGEST_NAME} bytes",
         )
 
 

@@ -12,6 +12,9 @@ from naiad_backends.errors import Code, NaiadError
 
 _LAST_STEP = re.compile(r'(?:\.?\w+|\[\d+\]|\["(?:[^"\\]|\\.)*"\])$')
 
+# A client can send a configuration with any number of them.
+_MOST_LISTED = 20
+
 
 @dataclass(frozen=True, slots=True)
 class Mistake:
@@ -49,9 +52,10 @@ class ConfigError(NaiadError):
         else:
             listed = "; ".join(
                 f"line {mistake.line}: {mistake}" if mistake.line else str(mistake)
-                for mistake in self.mistakes
+                for mistake in self.mistakes[:_MOST_LISTED]
             )
-            message, hint = f"{len(self.mistakes)} mistakes: {listed}", ""
+            more = "; ..." if len(self.mistakes) > _MOST_LISTED else ""
+            message, hint = f"{len(self.mistakes)} mistakes: {listed}{more}", ""
         super().__init__(code, message, field=place(file, first.line), hint=hint)
 
 

@@ -9,6 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
 
+from naiad.repository import jsonconf
 from naiad.repository.config import ModelConfig
 from naiad.repository.jsonconf import to_json
 from naiad.repository.layout import ModelFolder
@@ -123,6 +124,32 @@ def test_a_bad_override_is_refused(read: Read, text: str, message: str) -> None:
     error = error_of(lambda: ModelConfig.from_json(text, folder))
     assert error.code is Code.INVALID_ARG
     assert message in str(error)
+
+
+def test_many_repeated_names_are_found_quickly(read: Read) -> None:
+    names = ", ".join(f'"x{number % 50_000}": 1' for number in range(100_000))
+    error = error_of(lambda: ModelConfig.from_json(f"{{{names}}}", read("").source.folder))
+    assert "100000 mistakes" in str(error)
+    assert "given twice" in str(error)
+    assert len(str(error)) < 2000
+
+
+_NAMES = st.sampled_from(
+    [*pb.ModelConfig.DESCRIPTOR.fields_by_name, *pb.ModelInput.DESCRIPTOR.fields_by_name, "key"]
+)
+_JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=4),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(_NAMES, inner, max_size=4),
+    max_leaves=12,
+)
+
+
+@given(st.dictionaries(_NAMES, _JSON, max_size=5))
+def test_any_json_is_an_override_or_a_mistake(tree: dict[str, object]) -> None:
+    try:
+        jsonconf.parse(json.dumps(tree))
+    except NaiadError as error:
+        assert error.code is Code.INVALID_ARG
 
 
 def test_what_it_says(read: Read) -> None:

@@ -104,19 +104,32 @@ def test_a_repository_given_twice_counts_once(tmp_path: Path) -> None:
     assert list(repositories.scan()) == ["m"]
 
 
-@pytest.mark.parametrize("name", ["", "a/b", "..", "../x", "a\\b", "x\0", "/etc"])
+@pytest.mark.parametrize(
+    "name", ["", ".", ".x", "a/b", "..", "../x", "a\\b", "x\0", "a\nb", "\x7f", "/etc", "x" * 256]
+)
 def test_names_that_cannot_be(tmp_path: Path, name: str) -> None:
     with pytest.raises(NaiadError) as caught:
         Repositories([tmp_path]).find(name)
     assert caught.value.code is Code.INVALID_ARG
 
 
-@pytest.mark.parametrize("name", [".", ".hidden", "no\nsuch", "x" * 5000])
+@pytest.mark.parametrize("name", ["no such", "%2e%2e", "x" * 255])
 def test_unknown_names(tmp_path: Path, name: str) -> None:
-    folder(tmp_path / ".hidden")
     with pytest.raises(NaiadError) as caught:
         Repositories([tmp_path]).find(name)
     assert caught.value.code is Code.NOT_FOUND
+
+
+def test_names_in_one_repository(tmp_path: Path) -> None:
+    for path in ("a/m", "b/m", "b/n", "b/.hidden"):
+        folder(tmp_path / path)
+    repositories = Repositories([tmp_path / "a", tmp_path / "b"])
+    assert repositories.names_in("b") == repositories.names_in(str(tmp_path / "b")) == {"m", "n"}
+    assert repositories.names_in("a") == {"m"}
+    for unknown in ("c", "", ".", str(tmp_path)):
+        with pytest.raises(NaiadError, match="unknown repository") as caught:
+            repositories.names_in(unknown)
+        assert caught.value.code is Code.NOT_FOUND
 
 
 def test_an_unknown_name_gets_a_suggestion(tmp_path: Path) -> None:
