@@ -44,10 +44,9 @@ def add(amount: float) -> bytes:
     )
 
 
-def slow_to_load() -> bytes:
+def slow_to_load(steps: int = 6) -> bytes:
     """`y = x`, but onnxruntime multiplies large matrices of zeros for a second or two before: it
-    computes what does not depend on inputs when it loads a model."""
-    steps = 6
+    computes what does not depend on inputs when it loads a model. More steps take longer."""
     nodes = [helper.make_node("ConstantOfShape", ["shape"], ["m0"])]
     nodes += [helper.make_node("MatMul", [f"m{n}", f"m{n}"], [f"m{n + 1}"]) for n in range(steps)]
     nodes += [

@@ -363,24 +363,21 @@ def test_what_is_no_base64(server: ServerProcess, text: str) -> None:
 def test_a_server_that_has_to_give_up_leaves_no_file(
     server: ServerProcess, shelf: Path, temporary: Path, tmp_path: Path
 ) -> None:
-    """Of two instances the second takes a minute, so the last of four requests does."""
-    given = {"execute_delay_ms": "50", "instance_wise_delay_multiplier": "1200"}
-    config = json.loads(IDENTITY) | {
-        "instance_group": [{"count": 2, "kind": "KIND_CPU"}],
-        "parameters": {name: {"string_value": value} for name, value in given.items()},
-    }
-    tensor = {"name": "x", "datatype": "FP32", "shape": [1, 1], "data": [0]}
+    """It is told to end during a load that takes longer than it may wait."""
+
+    def load() -> None:
+        with tritonclient.grpc.InferenceServerClient(other.grpc) as client:
+            model = {"file:1/model.onnx": graphs.slow_to_load(600)}
+            with pytest.raises(InferenceServerException):
+                client.load_model("endless", config="{}", files=model)
+
     flags = (*EXPLICIT, "--exit-timeout-secs=1")
-    with starting(tmp_path, shelf, flags=flags) as other, ThreadPoolExecutor(4) as threads:
+    with starting(tmp_path, shelf, flags=flags) as other, ThreadPoolExecutor(1) as threads:
         other.wait_ready()
-        parameters = {"config": json.dumps(config), "file:1/x": b"x"}
-        assert ask_http(other, "hangs", parameters) == (200, "")
-        assert [path for path in files(temporary) if "hangs" in path.parts]
-        running = [
-            threads.submit(other.post, "/v2/models/hangs/infer", {"inputs": [tensor]})
-            for _ in range(4)
-        ]
-        other.wait_for(lambda: sum(future.done() for future in running) == 3)
+        running = threads.submit(load)
+        other.wait_for(lambda: b"LOADING" in other.post("/v2/repository/index").body)
+        assert [path for path in files(temporary) if "endless" in path.parts]
         other.signal()
         assert other.wait() == 1
-    assert not [path for path in files(temporary) if "hangs" in path.parts]
+        running.result()
+    assert not [path for path in files(temporary) if "endless" in path.parts]
