@@ -2,6 +2,7 @@
 
 import base64
 import json
+import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -100,7 +101,8 @@ def api(request: pytest.FixtureRequest, server: ServerProcess) -> Iterator[Api]:
 def files(temporary: Path) -> list[Path]:
     """All files of load requests that are on the disk now."""
     # onnxruntime keeps a file of its own beside them.
-    return [path for path in temporary.glob("naiad-*/**/*") if path.is_file()]
+    roots = temporary.glob("naiad-*")
+    return [Path(at, name) for root in roots for at, _, names in os.walk(root) for name in names]
 
 
 @pytest.fixture

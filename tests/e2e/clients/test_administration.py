@@ -132,7 +132,6 @@ async def test_load_model(api: Api) -> None:
     assert "nobody" in await api.refused(404, "NOT_FOUND", "load_model", "nobody")
 
 
-@pytest.mark.xfail(reason="loads take no parameters yet", strict=False)
 async def test_a_load_with_a_configuration_and_files(api: Api) -> None:
     """A model that lies nowhere, made of what the client sends."""
     name = f"sent_by_{api.kind.replace('.', '_')}"
