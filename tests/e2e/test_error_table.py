@@ -100,6 +100,10 @@ def setting(name: str, **value: Any) -> Grpc:
     return asked("LogSettings", settings=settings)
 
 
+def asked_to_load(**parameters: pb.ModelRepositoryParameter) -> Grpc:
+    return asked("RepositoryModelLoad", model_name="identity", parameters=parameters)
+
+
 Case = tuple[Http | None, Grpc | None]
 
 CASES: dict[str, Case] = {
@@ -286,6 +290,34 @@ CASES: dict[str, Case] = {
     "load of a name that is a path": (
         Http("/v2/repository/models/..%2Fidentity/load"),
         asked("RepositoryModelLoad", model_name="../identity"),
+    ),
+    "load with an unknown parameter, or one of the wrong type": (
+        Http("/v2/repository/models/identity/load", {"parameters": {"config": 1}}),
+        asked_to_load(config=pb.ModelRepositoryParameter(int64_param=1)),
+    ),
+    "load with files, but without a configuration": (
+        Http("/v2/repository/models/identity/load", {"parameters": {"file:1/x": ""}}),
+        asked_to_load(**{"file:1/x": pb.ModelRepositoryParameter(bytes_param=b"")}),
+    ),
+    "load with a file whose path leads out of the model's folder": (
+        Http(
+            "/v2/repository/models/identity/load",
+            {"parameters": {"config": "{}", "file:../x": ""}},
+        ),
+        asked_to_load(
+            **{
+                "config": pb.ModelRepositoryParameter(string_param="{}"),
+                "file:../x": pb.ModelRepositoryParameter(bytes_param=b""),
+            }
+        ),
+    ),
+    "load with a repository's name": (
+        Http("/v2/repository/r/models/identity/load"),
+        asked("RepositoryModelLoad", repository_name="r", model_name="identity"),
+    ),
+    "index of an unknown repository": (
+        Http("/v2/repository/r/index"),
+        asked("RepositoryIndex", repository_name="r"),
     ),
     "unload with an unknown parameter": (
         Http("/v2/repository/models/nobody/unload", {"parameters": {"x": True}}),
