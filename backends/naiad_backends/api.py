@@ -12,6 +12,7 @@ import struct
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from enum import StrEnum
 from pathlib import Path
 from typing import Any, Literal
 
@@ -242,6 +243,7 @@ class TensorSpec:
     dims: the shape without the batch dimension; -1 stands for any size.
     reshape: the shape that the model itself sees instead of `dims`; None means no reshape.
     optional: the input may be left out of a request.
+    ragged: requests of different shapes may share a batch; see `naiad_backends.ragged`.
     """
 
     name: str
@@ -249,11 +251,45 @@ class TensorSpec:
     dims: tuple[int, ...]
     reshape: tuple[int, ...] | None = None
     optional: bool = False
+    ragged: bool = False
 
     @property
     def model_dims(self) -> tuple[int, ...]:
         """The shape without the batch dimension that the framework has to see."""
         return self.dims if self.reshape is None else self.reshape
+
+
+class BatchInputKind(StrEnum):
+    """What a tensor that is made for a batch tells of its source input, by Triton's names."""
+
+    ELEMENT_COUNT = "BATCH_ELEMENT_COUNT"
+    ACCUMULATED_ELEMENT_COUNT = "BATCH_ACCUMULATED_ELEMENT_COUNT"
+    ACCUMULATED_ELEMENT_COUNT_WITH_ZERO = "BATCH_ACCUMULATED_ELEMENT_COUNT_WITH_ZERO"
+    MAX_ELEMENT_COUNT_AS_SHAPE = "BATCH_MAX_ELEMENT_COUNT_AS_SHAPE"
+    ITEM_SHAPE = "BATCH_ITEM_SHAPE"
+    ITEM_SHAPE_FLATTEN = "BATCH_ITEM_SHAPE_FLATTEN"
+
+
+@dataclass(frozen=True, slots=True)
+class BatchInput:
+    """A tensor that the backend makes for each batch, under all names of `targets`.
+
+    datatype: INT32 or FP32.  source: the input that it tells of.
+    """
+
+    kind: BatchInputKind
+    targets: tuple[str, ...]
+    datatype: str
+    source: str
+
+
+@dataclass(frozen=True, slots=True)
+class BatchOutput:
+    """Outputs that come back for the whole batch as one row of elements. Each request gets as many
+    as the output has with the sizes of the request's own `source` input in place of its -1."""
+
+    targets: tuple[str, ...]
+    source: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -285,6 +321,7 @@ class ModelSpec:
     cpu_accelerators, gpu_accelerators: execution providers in order of preference.
     placements: one per instance that the server will ask for.
     decoupled: a request may have any number of responses; instances are `StreamingInstance`s.
+    batch_inputs, batch_outputs: what tells a model of the parts of a ragged batch.
     """
 
     name: str
@@ -300,6 +337,8 @@ class ModelSpec:
     gpu_accelerators: tuple[Accelerator, ...] = ()
     placements: tuple[Placement, ...] = ()
     decoupled: bool = False
+    batch_inputs: tuple[BatchInput, ...] = ()
+    batch_outputs: tuple[BatchOutput, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,7 @@
 Framework-free: NumPy arrays in, NumPy arrays out. Knows nothing of queues or of when to batch.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 
@@ -12,8 +12,11 @@ from naiad_backends.datatypes import DATATYPES
 from naiad_backends.errors import internal
 
 
-def stackable(requests: Sequence[Request]) -> bool:
-    """Whether all requests have the same inputs with the same shapes behind the first dimension."""
+def stackable(requests: Sequence[Request], ragged: Collection[str] = ()) -> bool:
+    """Whether all requests have the same inputs with the same shapes behind the first dimension.
+
+    ragged: inputs whose shapes do not matter.
+    """
     first = requests[0].inputs
     for request in requests[1:]:
         inputs = request.inputs
@@ -21,7 +24,7 @@ def stackable(requests: Sequence[Request]) -> bool:
             return False
         for name, tensor in first.items():
             other = inputs.get(name)
-            if other is None or other.shape[1:] != tensor.shape[1:]:
+            if other is None or (other.shape[1:] != tensor.shape[1:] and name not in ragged):
                 return False
     return True
 

@@ -88,6 +88,40 @@ def endless() -> bytes:
     )
 
 
+def ragged() -> bytes:
+    """Of the elements `x` of a batch behind one another and how many each request has in `counts`:
+    `y = 2 * x`, and `n`, a row for each request with its count."""
+    nodes = [
+        helper.make_node("Add", ["x", "x"], ["y"]),
+        helper.make_node("Unsqueeze", ["counts", "one"], ["n"]),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "graph",
+        [
+            helper.make_tensor_value_info("x", TensorProto.FLOAT, ["elements"]),
+            helper.make_tensor_value_info("counts", TensorProto.INT32, ["requests"]),
+        ],
+        [
+            helper.make_tensor_value_info("y", TensorProto.FLOAT, ["elements"]),
+            helper.make_tensor_value_info("n", TensorProto.INT32, ["requests", 1]),
+        ],
+        [numpy_helper.from_array(np.array([1], np.int64), "one")],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    return model.SerializeToString()
+
+
+def with_default() -> bytes:
+    """`y = x + extra`, where `extra` is 100 for a request without it: FP32."""
+    return _serialised(
+        [helper.make_node("Add", ["x", "extra"], ["y"])],
+        {"x": TensorProto.FLOAT, "extra": TensorProto.FLOAT},
+        {"y": TensorProto.FLOAT},
+        [numpy_helper.from_array(np.full((1, 1), 100, np.float32), "extra")],
+    )
+
+
 def sum_and_difference() -> bytes:
     """`sum = a + b` and `difference = a - b`, INT32."""
     kind = TensorProto.INT32

@@ -42,11 +42,41 @@ dynamic_batching {{ {} }}
 """
 
 
+RAGGED = f"""
+max_batch_size: 3
+input {{ name: "x" data_type: TYPE_FP32 dims: [ -1 ] allow_ragged_batch: true }}
+batch_input {{ kind: BATCH_ELEMENT_COUNT target_name: "counts" data_type: TYPE_INT32
+              source_input: "x" }}
+output {{ name: "y" data_type: TYPE_FP32 dims: [ -1 ] }}
+output {{ name: "n" data_type: TYPE_INT32 dims: [ 1 ] }}
+batch_output {{ target_name: "y" kind: BATCH_SCATTER_WITH_INPUT_SHAPE source_input: "x" }}
+dynamic_batching {{ max_queue_delay_microseconds: {HOUR} }}
+"""
+
+OPTIONAL = f"""
+max_batch_size: 2
+input {{ name: "x" data_type: TYPE_FP32 dims: [ -1 ] }}
+input {{ name: "extra" data_type: TYPE_FP32 dims: [ -1 ] optional: true }}
+output {{ name: "y" data_type: TYPE_FP32 dims: [ -1 ] }}
+dynamic_batching {{ max_queue_delay_microseconds: {HOUR} }}
+"""
+
+PADDED = (
+    CONFIG.format(f"max_queue_delay_microseconds: {HOUR}")
+    + """
+parameters { key: "padding_buckets" value { string_value: "4,8" } }
+"""
+)
+
+
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     repository = tmp_path_factory.mktemp("repository")
     for name, batching in MODELS.items():
         graphs.write_model(repository, name, config=CONFIG.format(batching))
+    graphs.write_model(repository, "padded", config=PADDED)
+    graphs.write_model(repository, "ragged", {1: graphs.ragged()}, RAGGED)
+    graphs.write_model(repository, "optional", {1: graphs.with_default()}, OPTIONAL)
     with serving(tmp_path_factory.mktemp("log"), repository, flags=EXPLICIT_ALL) as running:
         yield running
 
@@ -173,3 +203,60 @@ def test_a_request_of_high_priority_comes_first(
 def test_what_comes_while_an_instance_is_free_runs_at_once(server: ServerProcess) -> None:
     infer(server, "greedy")
     assert batches(server, "greedy") == {1: 1}
+
+
+def ask(server: ServerProcess, model: str, **inputs: Array) -> dict[str, Array]:
+    """One request with these inputs; all outputs by name."""
+    tensors = []
+    for name, array in inputs.items():
+        tensors.append(http.InferInput(name, array.shape, "FP32"))
+        tensors[-1].set_data_from_numpy(array)
+    with http.InferenceServerClient(server.http) as client:
+        result = client.infer(model, tensors)
+    names = [output["name"] for output in result.get_response()["outputs"]]
+    return {name: result.as_numpy(name) for name in names}
+
+
+def numbers(*shape: int) -> Array:
+    return np.random.default_rng().random(shape, np.float32)
+
+
+def test_requests_of_different_lengths_share_a_ragged_batch(
+    server: ServerProcess, threads: ThreadPoolExecutor
+) -> None:
+    data = [numbers(1, 2), numbers(1, 3), numbers(1, 1)]
+    calls = []
+    for number, array in enumerate(data, 1):
+        calls.append(threads.submit(ask, server, "ragged", x=array))
+        if number < len(data):
+            eventually(lambda: waiting(server, "ragged") == len(calls))
+    for array, call in zip(data, calls, strict=True):
+        answer = call.result(30)
+        np.testing.assert_array_equal(answer["y"], 2 * array)
+        assert answer["n"].tolist() == [[array.size]]
+    assert batches(server, "ragged") == {3: 1}
+
+
+def test_requests_share_a_batch_if_they_give_the_same_inputs(
+    server: ServerProcess, threads: ThreadPoolExecutor
+) -> None:
+    first, second, third, extra = (numbers(1, 4) for _ in range(4))
+    with_it = threads.submit(ask, server, "optional", x=first, extra=extra)
+    eventually(lambda: waiting(server, "optional") == 1)
+    without = threads.submit(ask, server, "optional", x=second)
+    np.testing.assert_array_equal(with_it.result(30)["y"], first + extra)
+    eventually(lambda: waiting(server, "optional") == 1)
+    np.testing.assert_array_equal(ask(server, "optional", x=third)["y"], third + 100)
+    np.testing.assert_array_equal(without.result(30)["y"], second + 100)
+    assert batches(server, "optional") == {1: 1, 2: 1}
+
+
+def test_lengths_of_one_bucket_share_a_batch_and_come_back_as_they_were(
+    server: ServerProcess, threads: ThreadPoolExecutor
+) -> None:
+    short = threads.submit(infer, server, "padded", 2, 3)
+    eventually(lambda: waiting(server, "padded") == 1)
+    infer(server, "padded", 2, 4)
+    short.result(30)
+    assert batches(server, "padded") == {4: 1}
+    infer(server, "padded", 4, 9)

@@ -22,6 +22,7 @@ from naiad_backends.batching import batch_sizes, gather, scatter, stackable, wan
 from naiad_backends.errors import NaiadError
 from naiad_backends.onnx.runtime import Runner
 from naiad_backends.onnx.types import from_text, to_text
+from naiad_backends.ragged import batch_input, flatten, split
 from naiad_backends.reshape import to_client, to_model
 
 Step = Callable[[Array], Array]
@@ -39,18 +40,31 @@ class OnnxInstance(Instance):
         # Only tensors that need more than a hand-over have a step.
         self._before = _steps(spec.inputs, lambda tensor: _input_step(tensor, batched))
         self._after = _steps(spec.outputs, lambda tensor: _output_step(tensor, batched))
+        self._ragged = frozenset(tensor.name for tensor in spec.inputs if tensor.ragged)
+        self._made = spec.batch_inputs
+        self._split = {
+            output.name: (output, cut.source)
+            for cut in spec.batch_outputs
+            for output in spec.outputs
+            if output.name in cut.targets
+        }
+        self._alone = not (self._ragged or self._made or self._split)
 
     def execute(self, requests: Sequence[Request]) -> Execution:
-        """Run all requests at once where the model batches and their shapes agree, else singly."""
-        if len(requests) == 1:
+        """Run all requests at once where the model batches and their shapes agree, else singly.
+
+        Shapes of ragged inputs need not agree. A model that has any, or tensors that tell of them,
+        gets even a single request as a batch.
+        """
+        if len(requests) == 1 and self._alone:
             return self._run_one(requests[0])
-        if self._batched and stackable(requests):
+        if self._batched and stackable(requests, self._ragged):
             try:
                 return self._run_batch(requests)
             except NaiadError:
                 # One request is to blame; alone, the others can still be answered.
                 pass
-        executions = [self._run_one(request) for request in requests]
+        executions = [self._run_alone(request) for request in requests]
         answered = [execution for execution in executions if execution.compute_end_ns]
         return Execution(
             [execution.responses[0] for execution in executions],
@@ -60,6 +74,14 @@ class OnnxInstance(Instance):
 
     def close(self) -> None:
         """The session belongs to the model."""
+
+    def _run_alone(self, request: Request) -> Execution:
+        if self._alone:
+            return self._run_one(request)
+        try:
+            return self._run_batch((request,))
+        except NaiadError as error:
+            return Execution([Response(error=error)])
 
     def _run_one(self, request: Request) -> Execution:
         wanted = request.outputs or self._outputs
@@ -76,19 +98,34 @@ class OnnxInstance(Instance):
 
     def _run_batch(self, requests: Sequence[Request]) -> Execution:
         wanted = wanted_outputs(requests, self._outputs)
-        feed = {name: self._prepare(name, gather(requests, name)) for name in requests[0].inputs}
+        feed = {name: self._gathered(requests, name) for name in requests[0].inputs}
+        for made in self._made:
+            tensor = batch_input(made, requests, self._batched)
+            feed |= dict.fromkeys(made.targets, tensor)
         start = time.perf_counter_ns()
         arrays = self._runner.run(wanted, feed)
         end = time.perf_counter_ns()
-        sizes = batch_sizes(requests)
         parts = {
-            name: scatter(name, array, sizes) for name, array in zip(wanted, arrays, strict=True)
+            name: self._parts(requests, name, array)
+            for name, array in zip(wanted, arrays, strict=True)
         }
         responses = []
         for i, request in enumerate(requests):
             names = request.outputs or wanted
             responses.append(Response(self._finish(names, [parts[name][i] for name in names])))
         return Execution(responses, start, end)
+
+    def _gathered(self, requests: Sequence[Request], name: str) -> Array:
+        if name in self._ragged:
+            return flatten(requests, name)
+        return self._prepare(name, gather(requests, name))
+
+    def _parts(self, requests: Sequence[Request], name: str, array: Array) -> Sequence[Array]:
+        """Each request's part of an output."""
+        if name in self._split:
+            output, source = self._split[name]
+            return split(output, array, requests, source, self._batched)
+        return scatter(name, array, batch_sizes(requests)) if self._batched else (array,)
 
     def _prepare(self, name: str, array: Array) -> Array:
         step = self._before.get(name)

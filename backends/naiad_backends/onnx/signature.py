@@ -57,6 +57,8 @@ class _Side:
     field: str
     ports: tuple[Port, ...]
     given: tuple[TensorSpec, ...]
+    split: frozenset[str] = frozenset()
+    """Outputs that come for the whole batch, in any shape."""
 
 
 def read_signature(session: Any) -> Signature:
@@ -118,8 +120,8 @@ def check(signature: Signature, spec: ModelSpec) -> None:
             _check_tensor(side, i, given, batched)
         served = {given.name for given in side.given}
         if batched:
-            _check_batch(side, [port for port in side.ports if port.name in served])
-    named = {given.name for given in spec.inputs}
+            _check_batch(side, [port for port in side.ports if port.name in served - side.split])
+    named = {given.name for given in spec.inputs} | _check_made(signature, spec)
     for port in signature.inputs:
         if not port.optional and port.name not in named:
             raise invalid(
@@ -129,10 +131,31 @@ def check(signature: Signature, spec: ModelSpec) -> None:
             )
 
 
+def _check_made(signature: Signature, spec: ModelSpec) -> set[str]:
+    """The inputs that are made for each batch; raises INVALID_ARG where the file has no such."""
+    ports = {port.name: port for port in signature.inputs}
+    for i, made in enumerate(spec.batch_inputs):
+        for name in made.targets:
+            port = ports.get(name)
+            if port is None or port.datatype != made.datatype:
+                found = "no such input" if port is None else _config_name(port.datatype)
+                raise invalid(
+                    f"the file has {found} for '{name}', the configuration makes a"
+                    f" {_config_name(made.datatype)}",
+                    field=f"batch_input[{i}].target_name",
+                )
+    return {name for made in spec.batch_inputs for name in made.targets}
+
+
 def _sides(signature: Signature, spec: ModelSpec) -> tuple[_Side, _Side]:
     return (
         _Side("input", signature.inputs, spec.inputs),
-        _Side("output", signature.outputs, spec.outputs),
+        _Side(
+            "output",
+            signature.outputs,
+            spec.outputs,
+            frozenset(name for output in spec.batch_outputs for name in output.targets),
+        ),
     )
 
 
@@ -174,7 +197,17 @@ def _check_tensor(side: _Side, i: int, given: TensorSpec, batched: bool) -> None
             " optional",
             field=f"{field}.optional",
         )
-    if _has_dims(given) and not _dims_agree(side, port, given, batched):
+    if given.ragged:
+        if port.shape != (-1,):
+            raise invalid(
+                f"the file has shape {list(port.shape)} for '{port.name}', which cannot take the"
+                " elements of a ragged batch behind one another",
+                field=f"{field}.allow_ragged_batch",
+                hint="export the model with a shape of one dynamic dimension",
+            )
+    elif given.name in side.split:
+        return
+    elif _has_dims(given) and not _dims_agree(side, port, given, batched):
         raise _wrong_dims(port, given, field, batched)
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from naiad.core.checks import RequestCheck
 from naiad.core.classification import classify
 from naiad.core.latencies import DEFAULT_LATENCIES, Histograms, LatencyOptions, Summaries
+from naiad.core.padding import Padding
 from naiad.core.responses import Part
 from naiad.core.scheduling.decoupled import Decoupled
 from naiad.core.scheduling.direct import Direct
@@ -136,6 +137,8 @@ class ServedModel:
         )
         self._loaded = loaded
         self._check = RequestCheck(loaded.spec)
+        buckets = self.config.padding_buckets()
+        self._padding = Padding(loaded.spec, buckets) if buckets else None
         self._scheduler = _scheduler(loaded, self.stats)
 
     @property
@@ -153,14 +156,17 @@ class ServedModel:
 
         Cancelling the call tells a model that is at work on it: `Request.cancelled`.
         """
+        # A decoupled model takes no such call at all, so that there is nothing to check.
+        batch_size = 0 if self.spec.decoupled else self._check(request)
+        sizes = self._padding.pad(request) if self._padding is not None else None
         try:
-            # A decoupled model takes no such call at all, so that there is nothing to check.
-            batch_size = 0 if self.spec.decoupled else self._check(request)
             response = await self._scheduler.submit(request, batch_size)
         except asyncio.CancelledError:
             request.cancelled = True
             raise
         self._finish(request, response)
+        if sizes and self._padding is not None:
+            self._padding.cut(response, sizes)
         if request.classes:
             await self._classify(request.classes, response)
         return response

@@ -22,7 +22,16 @@ from naiad.repository import (
 )
 from naiad.repository.layout import ModelFolder
 from naiad.repository.mistakes import ConfigError, Mistake, line_of
-from naiad_backends.api import Accelerator, Completion, ModelSpec, Placement, TensorSpec
+from naiad_backends.api import (
+    Accelerator,
+    BatchInput,
+    BatchInputKind,
+    BatchOutput,
+    Completion,
+    ModelSpec,
+    Placement,
+    TensorSpec,
+)
 from naiad_backends.datatypes import BY_CONFIG_NAME
 from naiad_backends.errors import Code, NaiadError, invalid
 from naiad_proto import model_config_pb2 as pb
@@ -36,6 +45,8 @@ _KINDS: dict[int, Literal["CPU", "GPU", "MODEL"]] = {
     pb.ModelInstanceGroup.KIND_GPU: "GPU",
     pb.ModelInstanceGroup.KIND_MODEL: "MODEL",
 }
+
+_BATCH_INPUT_KINDS = {pb.BatchInput.Kind.Value(kind.value): kind for kind in BatchInputKind}
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +143,13 @@ class ModelConfig:
     def dynamic_batching(self) -> scheduling.DynamicBatching | None:
         """How requests are put together; None if each runs alone."""
         return scheduling.dynamic_batching(self._message)
+
+    def padding_buckets(self) -> tuple[int, ...]:
+        """Sizes that inputs of variable size are padded to, ascending; none for no padding.
+
+        Raises INVALID_ARG for what is no list of sizes.
+        """
+        return scheduling.padding_buckets(self._message)
 
     @property
     def has_sequence_batching(self) -> bool:
@@ -254,14 +272,19 @@ class ModelConfig:
             path=folder.version_path(version),
             filename=message.default_model_filename,
             max_batch_size=message.max_batch_size,
-            inputs=tuple(_tensor(t, t.optional) for t in message.input),
-            outputs=tuple(_tensor(t, False) for t in message.output),
+            inputs=tuple(_tensor(t, t.optional, t.allow_ragged_batch) for t in message.input),
+            outputs=tuple(_tensor(t) for t in message.output),
             parameters={key: value.string_value for key, value in message.parameters.items()},
             graph_level=message.optimization.graph.level,
             cpu_accelerators=_accelerators(accelerators.cpu_execution_accelerator),
             gpu_accelerators=_accelerators(accelerators.gpu_execution_accelerator),
             placements=tuple(_placements(message)),
             decoupled=message.model_transaction_policy.decoupled,
+            batch_inputs=tuple(_batch_input(made) for made in message.batch_input),
+            batch_outputs=tuple(
+                BatchOutput(tuple(split.target_name), "".join(split.source_input[:1]))
+                for split in message.batch_output
+            ),
         )
 
     def labels(self, folder: Path) -> dict[str, list[bytes]]:
@@ -331,7 +354,9 @@ def _copy(message: pb.ModelConfig) -> pb.ModelConfig:
     return copy
 
 
-def _tensor(tensor: pb.ModelInput | pb.ModelOutput, optional: bool) -> TensorSpec:
+def _tensor(
+    tensor: pb.ModelInput | pb.ModelOutput, optional: bool = False, ragged: bool = False
+) -> TensorSpec:
     known = pb.DataType.DESCRIPTOR.values_by_number.get(tensor.data_type)
     kind = None if known is None else BY_CONFIG_NAME.get(known.name)
     return TensorSpec(
@@ -340,6 +365,16 @@ def _tensor(tensor: pb.ModelInput | pb.ModelOutput, optional: bool) -> TensorSpe
         dims=tuple(tensor.dims),
         reshape=tuple(tensor.reshape.shape) if tensor.HasField("reshape") else None,
         optional=optional,
+        ragged=ragged,
+    )
+
+
+def _batch_input(made: pb.BatchInput) -> BatchInput:
+    return BatchInput(
+        _BATCH_INPUT_KINDS.get(made.kind, BatchInputKind.ELEMENT_COUNT),
+        tuple(made.target_name),
+        "FP32" if made.data_type == pb.TYPE_FP32 else "INT32",
+        "".join(made.source_input[:1]),
     )
 
 

@@ -13,10 +13,11 @@ from itertools import pairwise
 
 from google.protobuf.message import Message
 
-from naiad.repository import schema
+from naiad.repository import scheduling, schema
 from naiad.repository.completion import ENSEMBLE, MODEL_FILES, PLATFORM_BACKENDS
 from naiad.repository.layout import ModelFolder
 from naiad.repository.mistakes import Mistake, entry, item, member
+from naiad_backends.errors import NaiadError
 from naiad_proto import model_config_pb2 as pb
 
 _Tensor = pb.ModelInput | pb.ModelOutput
@@ -308,6 +309,22 @@ def _dynamic_batching(config: pb.ModelConfig, facts: Facts) -> Iterator[Mistake]
         yield from _ordering(batching, path)
 
 
+def _own_parameters(config: pb.ModelConfig, facts: Facts) -> Iterator[Mistake]:
+    """The parameters that are no backend's, but Naiad's own."""
+    path = entry("parameters", scheduling.AUTO_DELAY)
+    if scheduling.AUTO_DELAY in config.parameters:
+        if not scheduling.chooses_delay(config):
+            yield Mistake(path, "is neither left out nor 'auto'", "write auto")
+        elif not config.HasField("dynamic_batching"):
+            yield Mistake(path, "has nothing to act on", "add dynamic_batching { }")
+        elif config.dynamic_batching.max_queue_delay_microseconds:
+            yield Mistake(path, "cannot stand beside a delay", f"remove {scheduling.DELAY_FIELD}")
+    try:
+        scheduling.padding_buckets(config)
+    except NaiadError as error:
+        yield Mistake(error.field, error.message, error.hint)
+
+
 def _ordering(batching: pb.ModelDynamicBatching, path: str) -> Iterator[Mistake]:
     if batching.priority_levels > 1:
         yield Mistake(
@@ -481,6 +498,7 @@ _RULES: tuple[_Rule, ...] = (
     _batch_inputs,
     _batch_outputs,
     _dynamic_batching,
+    _own_parameters,
     _sequence_batching,
     _response_cache,
     _ensemble,

@@ -6,10 +6,16 @@ Knows the messages of the configuration, and nothing of how anything is schedule
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from naiad_backends.errors import invalid
 from naiad_proto import model_config_pb2 as pb
 
 AUTO_DELAY = "max_queue_delay_microseconds"
 """The parameter of a model that, set to `auto`, lets the server choose the queue delay."""
+
+AUTO = "auto"
+
+DELAY_FIELD = f"dynamic_batching.{AUTO_DELAY}"
+"""The field that the parameter stands for; config.yaml may have `auto` in it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,17 +63,37 @@ class DynamicBatching:
         return priority if 0 < priority <= self.levels else self.default_level
 
 
+PADDING = "padding_buckets"
+"""The parameter of a model with the sizes that its inputs of variable size are padded to."""
+
+
+def padding_buckets(config: pb.ModelConfig) -> tuple[int, ...]:
+    """The sizes of `padding_buckets`, ascending. Raises INVALID_ARG unless they are numbers from 1
+    up with commas between them."""
+    text = config.parameters[PADDING].string_value if PADDING in config.parameters else ""
+    sizes = [size.strip() for size in text.split(",")] if text else []
+    if not all(size.isascii() and size.isdigit() and 0 < int(size) < 2**31 for size in sizes):
+        raise invalid(
+            f"'{text[:60]}' is no list of sizes",
+            field=f'parameters["{PADDING}"]',
+            hint="write numbers from 1 up with commas between them, such as 16,32,64",
+        )
+    return tuple(sorted({int(size) for size in sizes}))
+
+
+def chooses_delay(config: pb.ModelConfig) -> bool:
+    """Whether the queue delay is left to the server."""
+    return AUTO_DELAY in config.parameters and config.parameters[AUTO_DELAY].string_value == AUTO
+
+
 def dynamic_batching(config: pb.ModelConfig) -> DynamicBatching | None:
     """What a configuration asks for; None if it has no dynamic batcher."""
     if not config.HasField("dynamic_batching"):
         return None
     batching = config.dynamic_batching
-    automatic = (
-        config.parameters[AUTO_DELAY].string_value if AUTO_DELAY in config.parameters else ""
-    )
     return DynamicBatching(
         preferred=tuple(batching.preferred_batch_size),
-        delay_ns=None if automatic == "auto" else batching.max_queue_delay_microseconds * 1000,
+        delay_ns=None if chooses_delay(config) else batching.max_queue_delay_microseconds * 1000,
         preserve_ordering=batching.preserve_ordering,
         levels=batching.priority_levels,
         default_level=batching.default_priority_level if batching.priority_levels else 0,

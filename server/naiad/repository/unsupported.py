@@ -14,8 +14,6 @@ from naiad_proto import model_config_pb2 as pb
 _REFUSED = {
     "sequence_batching": "sequence batching is not available yet",
     "ensemble_scheduling": "ensembles are not available yet",
-    "batch_input": "inputs made by the batcher are not available yet",
-    "batch_output": "outputs split by the batcher are not available yet",
     "model_repository_agents.agents": "repository agents are not available yet",
 }
 
@@ -25,7 +23,6 @@ _IGNORED = {
     "instance_group.rate_limiter": "an instance runs whenever it is idle",
     "instance_group.host_policy": "instances run on any core",
     "instance_group.secondary_devices": "instances run on their main device only",
-    "input.allow_ragged_batch": "each request is a batch of its own",
     "optimization.priority": "all models have the same priority",
     "optimization.cuda": "no CUDA graphs are captured",
     "optimization.eager_batching": "one batch is prepared at a time",

@@ -1,7 +1,8 @@
 """config.yaml: the schema of config.pbtxt in YAML, with the line of every field and mistake.
 
-Friendlier than the text format in three points: enum names work in any case and without their
-common prefix, data types also by wire name (`FP32`, `BYTES`), and a string need not be quoted.
+Friendlier than the text format in four points: enum names work in any case and without their
+common prefix, data types also by wire name (`FP32`, `BYTES`), a string need not be quoted, and a
+queue delay may be `auto`, which the text format says with a parameter.
 A message field without a value, as in `dynamic_batching:`, is an empty message.
 """
 
@@ -13,7 +14,7 @@ from google.protobuf import json_format
 from google.protobuf.descriptor import Descriptor, EnumDescriptor, FieldDescriptor
 from yaml.constructor import ConstructorError, SafeConstructor
 
-from naiad.repository import schema
+from naiad.repository import scheduling, schema
 from naiad.repository.mistakes import ConfigError, Mistake, entry, item, member
 from naiad_backends.datatypes import DATATYPES
 from naiad_proto import model_config_pb2 as pb
@@ -34,9 +35,12 @@ def parse(text: str, file: str = "config.yaml") -> tuple[pb.ModelConfig, dict[st
     if walker.mistakes:
         raise ConfigError(file, walker.mistakes)
     try:
-        return json_format.ParseDict(tree, pb.ModelConfig()), walker.lines
+        message = json_format.ParseDict(tree, pb.ModelConfig())
     except json_format.ParseError as error:
         raise ConfigError(file, [Mistake("", f"cannot be read: {error}")]) from error
+    if walker.auto_delay:
+        message.parameters[scheduling.AUTO_DELAY].string_value = scheduling.AUTO
+    return message, walker.lines
 
 
 def _compose(text: str, file: str) -> yaml.Node | None:
@@ -63,6 +67,7 @@ class _Walker:
     def __init__(self) -> None:
         self.lines: dict[str, int] = {}
         self.mistakes: list[Mistake] = []
+        self.auto_delay = False
         self._around: list[Descriptor] = []
 
     def message(self, node: yaml.Node, descriptor: Descriptor, path: str) -> dict[str, object]:
@@ -143,6 +148,9 @@ class _Walker:
         if _is_null(node):
             self._add(path, "the value is missing", node)
             return None
+        if path == scheduling.DELAY_FIELD and node.value == scheduling.AUTO:
+            self.auto_delay = True
+            return 0
         value = _convert(field, node) if isinstance(node, yaml.ScalarNode) else None
         if value is None:
             mistake = schema.wrong_type(field, path, _shown(node), _line(node))

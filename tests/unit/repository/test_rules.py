@@ -26,6 +26,9 @@ IO = """input { name: "x" data_type: TYPE_FP32 dims: 1 }
 output { name: "y" data_type: TYPE_FP32 dims: 1 } """
 TRT = "name: 'm' backend: 'tensorrt' "
 DYNAMIC = BARE + "max_batch_size: 8 dynamic_batching "
+AUTO = "parameters { key: 'max_queue_delay_microseconds' value { string_value: '%s' } }"
+AUTO_PATH = 'parameters["max_queue_delay_microseconds"]'
+BUCKETS = "parameters { key: 'padding_buckets' value { string_value: '%s' } }"
 SEQUENCE = BARE + "max_batch_size: 8 sequence_batching "
 CONTROL = SEQUENCE + "{ control_input { name: 'c' control "
 
@@ -55,6 +58,8 @@ def paths(text: str, facts: Facts) -> list[str]:
         DYNAMIC + "{ preferred_batch_size: [ 1, 8 ] }",
         DYNAMIC + "{ priority_levels: 2 default_priority_level: 2"
         " priority_queue_policy { key: 1 value { timeout_action: DELAY } } }",
+        DYNAMIC + "{ } " + AUTO % "auto",
+        BARE + BUCKETS % "16, 32,64",
         DYNAMIC + "{ preserve_ordering: true priority_levels: 1 default_priority_level: 1 }",
         CONTROL + "{ kind: CONTROL_SEQUENCE_START int32_false_true: [ 0, 1 ] } } }",
         CONTROL + "{ kind: CONTROL_SEQUENCE_CORRID data_type: TYPE_STRING } } }",
@@ -143,6 +148,12 @@ def test_good_configurations(text: str, facts: Facts) -> None:
             DYNAMIC + "{ preferred_batch_size: [ 4, 9 ] }",
             "dynamic_batching.preferred_batch_size[1]",
         ),
+        (DYNAMIC + "{ } " + AUTO % "1", AUTO_PATH),
+        (BARE + AUTO % "auto", AUTO_PATH),
+        (DYNAMIC + "{ max_queue_delay_microseconds: 1 } " + AUTO % "auto", AUTO_PATH),
+        (BARE + BUCKETS % "16,", 'parameters["padding_buckets"]'),
+        (BARE + BUCKETS % "0", 'parameters["padding_buckets"]'),
+        (BARE + BUCKETS % "many", 'parameters["padding_buckets"]'),
         (DYNAMIC + "{ preferred_batch_size: 0 }", "dynamic_batching.preferred_batch_size[0]"),
         (DYNAMIC + "{ priority_levels: 2 }", "dynamic_batching.default_priority_level"),
         (

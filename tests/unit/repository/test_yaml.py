@@ -56,6 +56,15 @@ def mistakes_of(text: str) -> list[str]:
     return [f"{mistake.line}: {mistake}" for mistake in caught.value.mistakes]
 
 
+def test_a_delay_that_the_server_chooses() -> None:
+    message, _ = parse("dynamic_batching: {max_queue_delay_microseconds: auto}")
+    assert message.HasField("dynamic_batching")
+    assert message.dynamic_batching.max_queue_delay_microseconds == 0
+    assert message.parameters["max_queue_delay_microseconds"].string_value == "auto"
+    assert mistakes_of("dynamic_batching: {max_queue_delay_microseconds: soon}")
+    assert mistakes_of("max_batch_size: auto")
+
+
 def test_says_the_same_as_the_text_format() -> None:
     message, _ = parse(CONFIG)
     assert message == text_format.Parse(TEXT, pb.ModelConfig())

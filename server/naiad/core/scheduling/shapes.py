@@ -11,7 +11,7 @@ from naiad_backends.api import ModelSpec, Request
 
 def batch_key(spec: ModelSpec) -> Callable[[Request], Hashable]:
     """A function whose results are equal for requests that may share a batch of the model."""
-    names = [tensor.name for tensor in spec.inputs if -1 in tensor.dims]
+    names = [tensor.name for tensor in spec.inputs if -1 in tensor.dims and not tensor.ragged]
     if any(tensor.optional for tensor in spec.inputs):
         return lambda request: _shapes_of_all(request, names)
     if not names:
