@@ -1,5 +1,7 @@
 """Bodies of the load harness against tritonclient: what it writes, and how it reads answers."""
 
+from typing import Any
+
 import numpy as np
 import orjson
 import pytest
@@ -51,6 +53,47 @@ def test_grpc_frame_is_read_by_tritonclients_messages() -> None:
         ("sr", "INT64", [1]),
     ]
     assert list(read.raw_input_contents) == [SOUND.array.tobytes(), RATE.array.tobytes()]
+
+
+PLACES = {"input": bodies.Place("r", 0, 12), "sr": bodies.Place("r", 64, 8)}
+RESULT = bodies.Place("r", 128, 12)
+
+
+def in_region(kind: Any, place: bodies.Place) -> Any:
+    """tritonclient's input or output, in its place."""
+    kind.set_shared_memory(place.region, place.size, place.offset)
+    return kind
+
+
+def test_shared_http_request_equals_that_of_tritonclient() -> None:
+    inputs = [
+        in_region(triton_http.InferInput(t.name, t.array.shape, t.datatype), PLACES[t.name])
+        for t in (SOUND, RATE)
+    ]
+    output = in_region(triton_http.InferRequestedOutput("output"), RESULT)
+    body, _ = triton_http.InferenceServerClient.generate_request_body(inputs, [output])
+
+    mine = bodies.encode_shared("shm-http", "silero", (SOUND, RATE), PLACES, "output", RESULT)
+    assert with_offsets(orjson.loads(body)) == orjson.loads(mine.body)
+
+
+def with_offsets(document: Any) -> Any:
+    """tritonclient leaves an offset of 0 out."""
+    for tensor in document["inputs"] + document["outputs"]:
+        tensor["parameters"].setdefault("shared_memory_offset", 0)
+        tensor["parameters"].pop("binary_data", None)
+    return document
+
+
+def test_shared_grpc_frame_has_the_places_and_no_tensors() -> None:
+    request = bodies.encode_shared("shm-grpc", "silero", (SOUND, RATE), PLACES, "output", RESULT)
+    read = service_pb2.ModelInferRequest.FromString(request.body[bodies.GRPC_PREFIX :])
+    assert not read.raw_input_contents
+    found = [tensor.parameters for tensor in (*read.inputs, *read.outputs)]
+    for parameters, place in zip(found, (*PLACES.values(), RESULT), strict=True):
+        assert parameters["shared_memory_region"].string_param == place.region
+        assert parameters["shared_memory_offset"].int64_param == place.offset
+        assert parameters["shared_memory_byte_size"].int64_param == place.size
 
 
 def test_binary_answer_is_read_as_tritonclient_reads_it() -> None:
