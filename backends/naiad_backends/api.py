@@ -10,7 +10,7 @@ NumPy is the only thing known here: no wire format, no scheduler, no framework.
 import math
 import struct
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -173,6 +173,24 @@ def _join_bytes(array: Array) -> bytes:
     return b"".join(parts)
 
 
+class Trace(ABC):
+    """The record of a request that is traced; a backend may add to what the server puts there.
+
+    Concurrency: any thread may call it. What comes after the last response may be lost.
+    """
+
+    @abstractmethod
+    def mark(self, name: str, ns: int = 0) -> None:
+        """Note that something happened, such as CUSTOM_ACTIVITY.
+
+        ns: when, by `time.perf_counter_ns()`; 0 is now.
+        """
+
+    @abstractmethod
+    def tensors(self, activity: str, tensors: Iterable[Tensor]) -> None:
+        """Note what tensors hold now, such as TENSOR_BACKEND_OUTPUT."""
+
+
 @dataclass(slots=True)
 class Request:
     """One inference request, free of any wire format.
@@ -189,6 +207,7 @@ class Request:
     priority: 0 means the model's default level.
     timeout_us: how long it may wait in a queue, in microseconds; 0 means the model's default.
     parameters: everything else that the client sent along, for the model to read.
+    trace: None unless this request is one of those that are traced.
     """
 
     model_name: str
@@ -204,6 +223,7 @@ class Request:
     parameters: Mapping[str, Parameter] = field(default_factory=dict)
     classes: dict[str, int] | None = None
     cancelled: bool = False
+    trace: Trace | None = None
 
 
 @dataclass(slots=True)

@@ -20,6 +20,7 @@ from naiad.core.log import Log
 from naiad.core.metrics import Metrics
 from naiad.core.registry import Registry
 from naiad.core.restriction import restriction
+from naiad.core.trace import Tracing
 from naiad.grpc.library import LibraryServer
 from naiad.grpc.restriction import PREFIX as GRPC_PREFIX
 from naiad.grpc.server import GrpcServer
@@ -62,6 +63,7 @@ class Server:
             strict=settings.strict_readiness,
             client_shm=settings.allow_client_shm,
             log=self.log,
+            tracing=Tracing(settings.trace_settings()),
         )
         self._http = self._grpc = None
         self.http_tls, self.grpc_tls = settings.http_tls(), settings.grpc_tls()
@@ -150,6 +152,8 @@ class Server:
             logger.error("still busy %d s after the signal, ending at once", grace)
             self.lifecycle.remove_uploads()
             return False
+        finally:
+            self.dataplane.tracing.close()
         return True
 
 

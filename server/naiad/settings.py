@@ -13,6 +13,7 @@ from pathlib import Path
 from naiad.core.latencies import LatencyOptions
 from naiad.core.lifecycle import ControlMode
 from naiad.core.log import LogFormat, LogSettings
+from naiad.core.tracesettings import TraceSettings, read_options
 from naiad.tls import Tls, choose
 from naiad_backends.errors import invalid
 
@@ -176,6 +177,16 @@ class Settings:
         default="", metadata=_help("File that the log goes to; default: standard error.")
     )
     log_verbose: int = field(default=0, metadata=_help("1 and more log details, too."))
+
+    trace_config: tuple[str, ...] = field(
+        default=(),
+        metadata=_help("<setting>=<value> or <mode>,<setting>=<value>; repeat for several."),
+    )
+
+    def trace_settings(self) -> TraceSettings:
+        """`trace_config` read. Raises INVALID_ARG for an entry of another form, UNSUPPORTED for
+        what only Triton has."""
+        return read_options(self.trace_config)
 
     def log_settings(self) -> LogSettings:
         """The options of the log. Raises INVALID_ARG for a level below 0."""

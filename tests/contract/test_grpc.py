@@ -34,7 +34,6 @@ from naiad_proto.health import (
 )
 
 METHODS = pb.DESCRIPTOR.services_by_name["GRPCInferenceService"].methods_by_name
-UNSUPPORTED = [n for n in METHODS if n == "TraceSetting"]
 OPTIONS = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
 
 Server = GrpcServer | LibraryServer
@@ -338,7 +337,7 @@ async def test_any_name_makes_a_status_that_arrives(running: Running, name: str)
 
 @pytest.mark.parametrize("data", [b"\xff", b"\x0a\x05abc", b"\x3a\xff\xff\xff\xff\x07", b"\0" * 99])
 async def test_bytes_that_are_no_message(running: Running, data: bytes) -> None:
-    for name in set(METHODS) - {"ModelStreamInfer", "ServerLive", *UNSUPPORTED}:
+    for name in set(METHODS) - {"ModelStreamInfer", "ServerLive"}:
         error = await failure(running.call(SERVICE + name, data))
         assert error.code() is grpc.StatusCode.INVALID_ARGUMENT, name
         assert f"not a valid {name}Request" in (error.details() or "")
@@ -346,13 +345,6 @@ async def test_bytes_that_are_no_message(running: Running, data: bytes) -> None:
     error = await failure(running.call(SERVICE + "ModelInfer", large + b"\xff"))
     assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
     await running.ask("ModelInfer", infer_message())
-
-
-@pytest.mark.parametrize("name", UNSUPPORTED)
-async def test_calls_that_are_not_served_say_so(running: Running, name: str) -> None:
-    error = await failure(running.call(SERVICE + name))
-    assert error.code() is grpc.StatusCode.UNIMPLEMENTED
-    assert name in (error.details() or "")
 
 
 async def test_unknown_methods_are_unimplemented(running: Running) -> None:

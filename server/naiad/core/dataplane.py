@@ -4,6 +4,7 @@ It knows which model is meant and what the server can tell of itself; it knows n
 """
 
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass
 
 from naiad.core.lifecycle import Lifecycle
@@ -12,9 +13,12 @@ from naiad.core.model import ServedModel
 from naiad.core.registry import IndexEntry, Registry, State
 from naiad.core.responses import Part
 from naiad.core.shared_memory import SharedMemory
+from naiad.core.trace import RequestTrace, Tracing
+from naiad.core.tracesettings import TraceSettings
 from naiad.repository.config import ModelConfig
 from naiad.repository.override import Override
-from naiad_backends.api import ModelSpec, Request, Response, TensorSpec
+from naiad_backends.api import ModelSpec, Request, Response, TensorSpec, Trace
+from naiad_backends.errors import invalid
 
 EXTENSIONS = (
     "classification",
@@ -27,6 +31,7 @@ EXTENSIONS = (
     "binary_tensor_data",
     "parameters",
     "statistics",
+    "trace",
     "logging",
 )
 """The protocol extensions that this server has, by Triton's names."""
@@ -68,11 +73,14 @@ class DataPlane:
         strict: bool,
         client_shm: bool = False,
         log: Log | None = None,
+        tracing: Tracing | None = None,
     ) -> None:
         """name, version: of the server.  strict: readiness asks for every model to be ready.
         client_shm: clients may register shared memory, which they then find in `shared_memory`.
         log: what clients may look at and change; None for one that is not written anywhere.
+        tracing: the same for traces.
         """
+        self.tracing = tracing or Tracing(TraceSettings())
         self.log = log or Log(LogSettings())
         self.name = name
         self.version = version
@@ -89,14 +97,44 @@ class DataPlane:
         Raises the model's own error if the model fails. Cancelling the call cancels the request.
         A server that is stopping still answers what its front ends let in.
         """
-        return await self._registry.find(request.model_name, request.model_version).infer(request)
+        served = self._registry.find(request.model_name, request.model_version)
+        if request.trace is None:
+            return await served.infer(request)
+        request.trace.mark(_START)
+        try:
+            return await served.infer(request)
+        finally:
+            request.trace.mark(_END)
 
     def stream(self, request: Request) -> AsyncGenerator[Part, None]:
         """Run one request, with any number of responses: one part each, or a last one without.
 
         Raises as `infer`, at once for an unknown model. Closing the iterator cancels the request.
         """
-        return self._registry.find(request.model_name, request.model_version).stream(request)
+        parts = self._registry.find(request.model_name, request.model_version).stream(request)
+        return parts if request.trace is None else _traced(request.trace, parts)
+
+    def trace(self, request: Request) -> RequestTrace | None:
+        """Begin the trace of a request that is to be run next, if it is one of those to trace. The
+        caller has to release it. Raises as `infer` does for an unknown model."""
+        served = self._registry.find(request.model_name, request.model_version)
+        return self.tracing.begin(request, served.version)
+
+    def trace_settings(self, model: str = "") -> TraceSettings:
+        """The trace settings of a model, or of the server. INVALID_ARG for one that is not ready
+        and NOT_FOUND for one that was never loaded."""
+        self._require_ready(model)
+        return self.tracing.settings(model)
+
+    def update_trace(self, changes: Mapping[str, object], model: str = "") -> TraceSettings:
+        """Change some of them, and tell all. Raises as `trace_settings` and `read_changes` do."""
+        self._require_ready(model)
+        self.tracing.update(changes, model)
+        return self.tracing.settings(model)
+
+    def _require_ready(self, model: str) -> None:
+        if model and not self._registry.ready(model):
+            raise invalid(f"model '{model}' is not ready", field="model_name")
 
     def listen(self, listener: Callable[[], None]) -> None:
         """Have it called whenever readiness, of the server or of a model, may have changed."""
@@ -180,6 +218,20 @@ class DataPlane:
         """Take a model out of service. UNAVAILABLE unless in mode explicit."""
         self._lifecycle.require_explicit()
         await self._lifecycle.unload(name)
+
+
+async def _traced(trace: Trace, parts: AsyncGenerator[Part, None]) -> AsyncGenerator[Part, None]:
+    """The same parts, between the marks of the request's beginning and end."""
+    trace.mark(_START)
+    try:
+        async with aclosing(parts):
+            async for part in parts:
+                yield part
+    finally:
+        trace.mark(_END)
+
+
+_START, _END = "REQUEST_START", "REQUEST_END"
 
 
 def _metadata(specs: Sequence[TensorSpec], batching: bool) -> list[TensorMetadata]:

@@ -7,6 +7,7 @@ from naiad.core.log import LogSettings
 from naiad.core.model import ServedModel
 from naiad.core.registry import IndexEntry
 from naiad.core.stats import BatchStatistics, Duration, ResponseStatistics
+from naiad.core.tracesettings import TraceSettings
 from naiad_proto import grpc_service_pb2 as pb
 
 
@@ -55,6 +56,14 @@ def log_settings(settings: LogSettings) -> pb.LogSettingsResponse:
             answer.settings[name].uint32_param = value
         else:
             answer.settings[name].string_param = value
+    return answer
+
+
+def trace_settings(settings: TraceSettings) -> pb.TraceSettingResponse:
+    """The answer to TraceSetting."""
+    answer = pb.TraceSettingResponse()
+    for name, value in settings.document().items():
+        answer.settings[name].value.extend(value if isinstance(value, list) else [value])
     return answer
 
 

@@ -14,6 +14,7 @@ from typing import Final, Protocol
 import grpc
 import numpy as np
 
+from naiad.core.trace import RequestTrace
 from naiad.grpc.headers import CallHead, binary_value
 from naiad_backends.api import Buffer
 
@@ -67,6 +68,7 @@ class Call:
         "_partial",
         "_room",
         "_wire",
+        "came",
         "credit",
         "deadline",
         "ended",
@@ -77,6 +79,7 @@ class Call:
         "receive_window",
         "stream",
         "task",
+        "trace",
         "trailers",
         "unread",
         "unsent",
@@ -95,6 +98,8 @@ class Call:
         """Bytes that we may send beyond what every call begins with; those sent are taken off."""
         self.task: asyncio.Task[None] | None = None
         self.deadline: asyncio.TimerHandle | None = None
+        self.came = 0
+        self.trace: RequestTrace | None = None
         # Receiving: the message that is coming in, then the messages that nobody has taken.
         self._partial = b""
         self._message: memoryview | None = None

@@ -9,17 +9,19 @@ connection closes it with a GOAWAY that says why.
 import asyncio
 import logging
 import socket
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final, Protocol
 
 import grpc
 
+from naiad.core.trace import Tracing
 from naiad.grpc import frames, headers
 from naiad.grpc.call import Call, CallFault, prefix
 from naiad.grpc.errors import STATUS, details, known
 from naiad.grpc.frames import ConnectionFault, Reason, Setting
 from naiad.grpc.headers import HeadReader
-from naiad.grpc.stream import Streaming, Unary
+from naiad.grpc.stream import Streaming, Unary, sent
 from naiad_backends.api import Buffer
 
 logger = logging.getLogger(__name__)
@@ -53,7 +55,11 @@ class Listener(Protocol):
     """What a connection needs of the server that accepted it.
 
     unary, streaming: handlers by path.
+    tracing: whether to note when calls came.
     """
+
+    @property
+    def tracing(self) -> Tracing: ...
 
     @property
     def unary(self) -> Mapping[str, Unary]: ...
@@ -73,6 +79,7 @@ class Connection(asyncio.BufferedProtocol):
 
     def __init__(self, listener: Listener) -> None:
         self._listener = listener
+        self._tracing = listener.tracing
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport | None = None
         self._heads = HeadReader()
@@ -404,6 +411,8 @@ class Connection(asyncio.BufferedProtocol):
             self._write(frames.rst_stream(stream, Reason.REFUSED_STREAM))
             return
         call = Call(self, stream, head, _WINDOW, last)
+        if self._tracing.on:
+            call.came = time.perf_counter_ns()
         self._calls[stream] = call
         self._begin_call(call)
         if last and not call.finished:
@@ -547,6 +556,9 @@ class Connection(asyncio.BufferedProtocol):
             raise
         except Exception as error:
             self._end_with(call, error)
+        finally:
+            if call.trace is not None:
+                sent(call.trace)
 
     async def _run_stream(self, call: Call, handler: Streaming) -> None:
         try:

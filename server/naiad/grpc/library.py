@@ -5,6 +5,7 @@ corners. Knows the library, not the protocol.
 """
 
 import asyncio
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final, NoReturn
@@ -14,10 +15,11 @@ import grpc
 from naiad.core.dataplane import DataPlane
 from naiad.core.forwarding import HeaderForwarding
 from naiad.core.restriction import Restriction
+from naiad.core.trace import RequestTrace, Tracing
 from naiad.grpc.errors import STATUS, details, known
 from naiad.grpc.server import port_taken
 from naiad.grpc.service import InferenceService
-from naiad.grpc.stream import Streaming, Unary
+from naiad.grpc.stream import Streaming, Unary, sent
 from naiad.grpc.wire import LARGEST
 from naiad.tls import Tls
 from naiad_backends.api import Buffer
@@ -58,7 +60,7 @@ class LibraryServer:
         self._server = grpc.aio.server(
             options=(*_OPTIONS, ("grpc.so_reuseport", int(reuse_port))),
         )
-        self._server.add_generic_rpc_handlers([_Handlers(self._service)])
+        self._server.add_generic_rpc_handlers([_Handlers(self._service, data_plane.tracing)])
 
     async def start(self) -> int:
         """Listen; returns the port. Raises UNAVAILABLE if that port cannot be had."""
@@ -93,8 +95,8 @@ class _Handlers(grpc.GenericRpcHandler):  # type: ignore[type-arg]  # generic in
     """All methods by path. Methods that are registered by name cost more: grpc.aio awaits each
     one anew with every request."""
 
-    def __init__(self, service: InferenceService) -> None:
-        unary = {path: _unary(call) for path, call in service.unary.items()}
+    def __init__(self, service: InferenceService, tracing: Tracing) -> None:
+        unary = {path: _unary(call, tracing) for path, call in service.unary.items()}
         self._methods = unary | {path: _stream(call) for path, call in service.streaming.items()}
 
     def service(
@@ -103,12 +105,19 @@ class _Handlers(grpc.GenericRpcHandler):  # type: ignore[type-arg]  # generic in
         return self._methods.get(handler_call_details.method)
 
 
-def _unary(call: Unary) -> "grpc.RpcMethodHandler[bytes, bytes]":
+def _unary(call: Unary, tracing: Tracing) -> "grpc.RpcMethodHandler[bytes, bytes]":
     async def handle(data: bytes, context: Context) -> bytes:
+        caller = _Caller(context)
+        if tracing.on:
+            caller.came = time.perf_counter_ns()
         try:
-            return b"".join(await call(data, context))
+            return b"".join(await call(data, caller))
         except Exception as error:
             await _abort(context, error)
+        finally:
+            # The library sends the answer after this, and does not say when.
+            if caller.trace is not None:
+                sent(caller.trace)
 
     return grpc.unary_unary_rpc_method_handler(handle)
 
@@ -127,7 +136,10 @@ def _stream(call: Streaming) -> "grpc.RpcMethodHandler[bytes, bytes]":
 
 
 class _Caller:
-    """A streaming call's context as a handler sees it."""
+    """A call's context as a handler sees it."""
+
+    came = 0
+    trace: RequestTrace | None = None
 
     def __init__(self, context: Context) -> None:
         self._context = context

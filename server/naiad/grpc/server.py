@@ -36,6 +36,7 @@ class GrpcServer:
         self._reuse_port = reuse_port
         self._tls = tls
         self._service = InferenceService(data_plane, forward, restriction)
+        self.tracing = data_plane.tracing
         self.unary: Mapping[str, Unary] = self._service.unary
         self.streaming: Mapping[str, Streaming] = self._service.streaming
         self._listener: asyncio.Server | None = None

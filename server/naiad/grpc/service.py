@@ -4,6 +4,7 @@ All messages arrive and leave as bytes, so that what is no message gets our erro
 need not pass through protobuf.
 """
 
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
 from functools import partial
@@ -15,6 +16,7 @@ from naiad.core.dataplane import EXTENSIONS, DataPlane
 from naiad.core.forwarding import HeaderForwarding
 from naiad.core.restriction import Restriction
 from naiad.core.shared_memory import Lease
+from naiad.core.trace import RequestTrace
 from naiad.grpc import answers, convert, health, wire
 from naiad.grpc.errors import known
 from naiad.grpc.reflection import reflect
@@ -31,7 +33,7 @@ from naiad.grpc.stream import (
 )
 from naiad.repository.override import field_of
 from naiad_backends.api import Buffer, Request
-from naiad_backends.errors import invalid, unsupported
+from naiad_backends.errors import NaiadError, invalid, unsupported
 from naiad_proto import grpc_service_pb2 as pb
 from naiad_proto.health import CHECK_METHOD, WATCH_METHOD
 from naiad_proto.reflection import METHODS as REFLECTION_METHODS
@@ -63,7 +65,7 @@ class InferenceService:
         self._streams: set[InferStream] = set()
         self._health = health.HealthService(data_plane)
         regions = RegionCalls(data_plane.shared_memory)
-        own: dict[str, Unary] = {
+        unary: dict[str, Unary] = {
             "ServerLive": _call(pb.ServerLiveRequest, self._live),
             "ServerReady": _call(pb.ServerReadyRequest, self._ready),
             "ModelReady": _call(pb.ModelReadyRequest, self._model_ready),
@@ -73,6 +75,7 @@ class InferenceService:
             "ModelConfig": _call(pb.ModelConfigRequest, self._model_config),
             "ModelStatistics": _call(pb.ModelStatisticsRequest, self._model_statistics),
             "LogSettings": _call(pb.LogSettingsRequest, self._log_settings),
+            "TraceSetting": _call(pb.TraceSettingRequest, self._trace_setting),
             "RepositoryIndex": _call(pb.RepositoryIndexRequest, self._index),
             "RepositoryModelLoad": _call(pb.RepositoryModelLoadRequest, self._load),
             "RepositoryModelUnload": _call(pb.RepositoryModelUnloadRequest, self._unload),
@@ -91,7 +94,6 @@ class InferenceService:
                 pb.CudaSharedMemoryUnregisterRequest, regions.unregister_cuda
             ),
         }
-        unary = {name: _refusal(name) for name in _SERVICE.methods_by_name if name != _STREAM} | own
         self.unary = {_path(name): call for name, call in unary.items()} | {
             CHECK_METHOD: self._health.check
         }
@@ -113,6 +115,7 @@ class InferenceService:
     # -- inference
 
     async def _infer(self, data: Buffer, caller: Metadata) -> Sequence[Buffer]:
+        read = time.perf_counter_ns() if caller.came else 0
         message, raw = wire.read_request(data)
         with self._data_plane.shared_memory.lease() as lease:
             request = convert.to_request(message, raw, lease=lease)
@@ -120,11 +123,24 @@ class InferenceService:
                 await lease.read()
             if self._forward is not None:
                 self._forward(request, caller.invocation_metadata() or ())
-            response = await self._data_plane.infer(request)
-            parts = convert.from_response(request.id, response, lease)
-            if lease.unwritten:
-                await lease.write()
-            return parts
+            if read:
+                caller.trace = self._trace(request, caller.came, read)
+            try:
+                response = await self._data_plane.infer(request)
+                parts = convert.from_response(request.id, response, lease)
+                if lease.unwritten:
+                    await lease.write()
+                return parts
+            finally:
+                if caller.trace is not None:
+                    caller.trace.mark("GRPC_SEND_START")
+
+    def _trace(self, request: Request, came: int, read: int) -> RequestTrace | None:
+        trace = self._data_plane.trace(request)
+        if trace is not None:
+            trace.mark("GRPC_WAITREAD_START", came)
+            trace.mark("GRPC_WAITREAD_END", read)
+        return trace
 
     async def _stream_infer(self, requests: AsyncIterator[Buffer], caller: Caller) -> None:
         fail_fast = _FAIL_FAST in map(tuple, caller.invocation_metadata() or ())
@@ -137,6 +153,7 @@ class InferenceService:
 
     def _answers(self, caller: Caller, data: Buffer) -> tuple[bool, Answers]:
         """Begin one request of a stream; what goes wrong is an answer, too."""
+        read = time.perf_counter_ns() if self._data_plane.tracing.on else 0
         message = pb.ModelInferRequest()
         lease = self._data_plane.shared_memory.lease()
         try:
@@ -148,12 +165,18 @@ class InferenceService:
         except Exception as error:
             lease.end()
             return True, _refused(message, error)
-        return not spec.decoupled, self._run(message, request, lease)
+        return not spec.decoupled, self._run(message, request, lease, read)
 
-    async def _run(self, message: pb.ModelInferRequest, request: Request, lease: Lease) -> Answers:
+    async def _run(
+        self, message: pb.ModelInferRequest, request: Request, lease: Lease, read: int
+    ) -> Answers:
+        """read: when the message was there, 0 while nothing is traced."""
+        trace = None
         try:
             if lease.unread:
                 await lease.read()
+            if read:
+                trace = self._trace(request, read, read)
             async with aclosing(self._data_plane.stream(request)) as parts:
                 async for part in parts:
                     if part.response is not None:
@@ -162,14 +185,16 @@ class InferenceService:
                         )
                         if lease.unwritten:
                             await lease.write()
-                        yield Answer(answer)
+                        yield _answer(answer, trace)
                     elif convert.wants_empty_final(message):
-                        yield Answer(convert.empty_final(message))
+                        yield _answer(convert.empty_final(message), trace)
         except Exception as error:
             reason = known(error)
-            yield Answer(convert.from_stream_error(message, reason), reason)
+            yield _answer(convert.from_stream_error(message, reason), trace, reason)
         finally:
             lease.end()
+            if trace is not None:
+                trace.release()
 
     # -- health and metadata
 
@@ -205,6 +230,10 @@ class InferenceService:
         log = self._data_plane.log
         log.update({name: convert.log_setting(value) for name, value in message.settings.items()})
         return answers.log_settings(log.settings)
+
+    async def _trace_setting(self, message: pb.TraceSettingRequest) -> pb.TraceSettingResponse:
+        changes = {name: list(given.value) for name, given in message.settings.items()}
+        return answers.trace_settings(self._data_plane.update_trace(changes, message.model_name))
 
     # -- repository
 
@@ -250,6 +279,14 @@ def _check_unload(parameters: Mapping[str, pb.ModelRepositoryParameter]) -> None
             raise invalid("must be true or false", field=field_of(name))
 
 
+def _answer(
+    message: Sequence[Buffer], trace: RequestTrace | None, error: NaiadError | None = None
+) -> Answer:
+    if trace is not None:
+        trace.mark("GRPC_SEND_START")
+    return Answer(message, error, trace)
+
+
 async def _refused(message: pb.ModelInferRequest, error: Exception) -> Answers:
     reason = known(error)
     yield Answer(convert.from_stream_error(message, reason), reason)
@@ -264,14 +301,5 @@ def _call(kind: type[M], answer: Callable[[M], Awaitable[Message]]) -> Unary:
 
     async def run(data: Buffer, _: Metadata) -> Sequence[Buffer]:
         return ((await answer(wire.parse(kind, data))).SerializeToString(),)
-
-    return run
-
-
-def _refusal(name: str) -> Unary:
-    """The calls that the protocol has and this server does not."""
-
-    async def run(_: Buffer, __: Metadata) -> Sequence[Buffer]:
-        raise unsupported(f"this server does not do {name}")
 
     return run

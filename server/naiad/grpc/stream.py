@@ -11,6 +11,7 @@ from typing import Any, Final, Protocol
 
 import grpc
 
+from naiad.core.trace import RequestTrace
 from naiad_backends.api import Buffer
 from naiad_backends.errors import NaiadError, unavailable
 
@@ -22,7 +23,14 @@ MOST_UNSENT: Final = 256
 
 
 class Metadata(Protocol):
-    """What a call came with, beside its messages."""
+    """What a call came with, beside its messages.
+
+    came: when it began, by `time.perf_counter_ns()`; 0 while nothing is traced.
+    trace: what the handler of a unary call began; whoever sends the answer calls `sent`.
+    """
+
+    came: int
+    trace: RequestTrace | None
 
     def invocation_metadata(self) -> Any:
         """The client's metadata as pairs of key and value; None for none."""
@@ -45,10 +53,25 @@ Streaming = Callable[[AsyncIterator[Buffer], Caller], Awaitable[None]]
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A message that goes back, and the error that it tells of, if it does."""
+    """A message that goes back, and the error that it tells of, if it does.
+
+    trace: held until it is sent.
+    """
 
     message: Sequence[Buffer]
     error: NaiadError | None = None
+    trace: RequestTrace | None = None
+
+    def sent(self) -> None:
+        """The message is on its way, or never will be."""
+        if self.trace is not None:
+            sent(self.trace)
+
+
+def sent(trace: RequestTrace) -> None:
+    """An answer of a traced request was sent."""
+    trace.mark("GRPC_SEND_END")
+    trace.release()
 
 
 Answers = AsyncGenerator[Answer, None]
@@ -92,9 +115,12 @@ class InferStream:
         reader = asyncio.get_running_loop().create_task(self._read())
         try:
             while (answer := await self._outbox.get()) is not None:
-                if answer.error is not None and self._fail_fast:
-                    raise answer.error
-                await self._caller.write(answer.message)
+                try:
+                    if answer.error is not None and self._fail_fast:
+                        raise answer.error
+                    await self._caller.write(answer.message)
+                finally:
+                    answer.sent()
                 self._space.release()
             if not reader.done():
                 raise unavailable("the server is shutting down")
@@ -135,6 +161,8 @@ class InferStream:
                 if before is not None and not before.done():
                     await asyncio.wait((before,))
                 await self._space.acquire()
+                if answer.trace is not None:
+                    answer.trace.hold()
                 self._outbox.put_nowait(answer)
 
     def _ended(self, task: asyncio.Task[None]) -> None:
@@ -151,3 +179,6 @@ class InferStream:
         self._room.release()
         for task in self._running:
             task.cancel()
+        while not self._outbox.empty():
+            if (answer := self._outbox.get_nowait()) is not None:
+                answer.sent()

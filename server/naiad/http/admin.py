@@ -102,6 +102,11 @@ def update_log(dataplane: DataPlane, options: Any) -> dict[str, Any]:
     return dataplane.log.settings.document()
 
 
+def update_trace(dataplane: DataPlane, model: str, options: Any) -> dict[str, Any]:
+    """`POST /v2/trace/setting` and `POST /v2/models/M/trace/setting`; options as above."""
+    return dataplane.update_trace(_object(options), model).document()
+
+
 async def index(dataplane: DataPlane, repository: str, options: Any) -> list[dict[str, str]]:
     """`POST /v2/repository[/R]/index`; options: the body, an object with `ready`, or None."""
     ready = _object(options).get("ready", False)

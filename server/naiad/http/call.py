@@ -3,6 +3,7 @@
 from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from naiad.core.trace import RequestTrace
 from naiad_backends.api import Buffer
 
 JSON = "application/json"
@@ -18,12 +19,18 @@ class Call:
     headers: looked up by lower-case name.
     body: as it came, still in its Content-Encoding.
     received: the headers with their names as they came.
+    arrival: when its head and its last byte were there, by `time.perf_counter_ns()`; None while
+        nothing is traced.
+    trace: what the handler began; whoever sends the answer calls `sent` after that, also if there
+        is no answer to send.
     """
 
     names: Mapping[str, str]
     headers: Mapping[str, str]
     body: Buffer
     received: Iterable[tuple[str, str]] = ()
+    arrival: tuple[int, int] | None = None
+    trace: RequestTrace | None = None
 
 
 @dataclass(slots=True)
@@ -48,3 +55,9 @@ class Answer:
         for part in self.parts:
             size += part.nbytes if type(part) is memoryview else len(part)
         return size
+
+
+def sent(trace: RequestTrace) -> None:
+    """The answer to a traced call is on its way, and the call over."""
+    trace.mark("HTTP_SEND_END")
+    trace.release()

@@ -6,6 +6,7 @@ client that leaves cancels its call. aiohttp's own error pages become JSON like 
 
 import asyncio
 import logging
+import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 
@@ -14,7 +15,7 @@ from aiohttp import HttpVersion11, web
 
 from naiad.core.restriction import Restriction
 from naiad.http import errors, routes
-from naiad.http.call import Answer, Call
+from naiad.http.call import Answer, Call, sent
 from naiad.http.lean import MAX_BODY, MAX_HEAD, MAX_HEADERS, too_large
 from naiad.http.service import HttpService
 from naiad_backends.api import Buffer
@@ -80,24 +81,31 @@ class FullServer:
         connection = request.protocol
         self._busy.add(connection)
         try:
-            answer = await self._answer(request)
-            return await _send(request, answer, self._stopping)
+            return await self._answer(request)
         finally:
             if self._stopping:
                 connection.close()
             else:
                 self._free(connection)
 
-    async def _answer(self, request: web.BaseRequest) -> Answer:
+    async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
+        came = time.perf_counter_ns()
         # aiohttp's names are of a type of their own that is not for others to see.
         received = [(str(name), value) for name, value in request.headers.items()]
         try:
             route = routes.find(request.method, _path(request), received, self._restriction)
             body = await _read(request)
         except NaiadError as error:
-            return errors.answer(error)
+            return await _send(request, errors.answer(error), self._stopping)
         call = Call(route.names, request.headers, body, received)
-        return await self._service.answer(route.handler, call)
+        if self._service.tracing.on:
+            call.arrival = (came, time.perf_counter_ns())
+        try:
+            answer = await self._service.answer(route.handler, call)
+            return await _send(request, answer, self._stopping)
+        finally:
+            if call.trace is not None:
+                sent(call.trace)
 
 
 class _Server(web.Server):

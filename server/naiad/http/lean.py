@@ -22,7 +22,7 @@ import numpy as np
 
 from naiad.core.restriction import Restriction
 from naiad.http import errors, routes
-from naiad.http.call import Answer, Call
+from naiad.http.call import Answer, Call, sent
 from naiad.http.service import HttpService
 from naiad_backends.api import Buffer
 from naiad_backends.errors import NaiadError, invalid
@@ -133,6 +133,7 @@ class LeanProtocol(asyncio.BufferedProtocol):
 
     def __init__(self, listener: Listener) -> None:
         self._listener = listener
+        self._tracing = listener.service.tracing
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport | None = None
         # np.empty does not touch its memory, so that an idle connection holds no 64 KiB of it.
@@ -142,6 +143,7 @@ class LeanProtocol(asyncio.BufferedProtocol):
         self._head: _Head | None = None  # of the request whose large body is coming in
         self._body = memoryview(b"")
         self._body_end = 0
+        self._came = 0  # when the head was there, if anything is traced
         self._task: asyncio.Task[None] | None = None
         self._reading = True
         self._writable = True
@@ -231,6 +233,7 @@ class LeanProtocol(asyncio.BufferedProtocol):
         if head is None or head.length > MAX_BODY:
             self._hand_over()
             return
+        self._came = time.perf_counter_ns() if self._tracing.on else 0
         at = self._start + size
         end = at + head.length
         if end <= self._end:
@@ -266,13 +269,22 @@ class LeanProtocol(asyncio.BufferedProtocol):
     async def _run(self, head: _Head, body: Buffer) -> None:
         route = head.route
         if isinstance(route, NaiadError):
-            answer = errors.answer(route)
-        else:
-            call = Call(route.names, head.headers, body, head.received)
+            self._send(errors.answer(route))
+            return
+        call = Call(route.names, head.headers, body, head.received)
+        if self._came:
+            call.arrival = (self._came, time.perf_counter_ns())
+        try:
             answer = await self._listener.service.answer(route.handler, call)
-            if answer.events is not None:
+            if answer.events is None:
+                self._send(answer)
+            else:
                 await self._send_events(answer, answer.events)
-                return
+        finally:
+            if call.trace is not None:
+                sent(call.trace)
+
+    def _send(self, answer: Answer) -> None:
         self._task = None
         self._active = self._loop.time()
         if self._transport is None:

@@ -10,9 +10,10 @@ from urllib.parse import unquote
 
 from naiad.core.restriction import Api, Restriction
 from naiad.http.errors import WrongMethod
-from naiad_backends.errors import not_found, unsupported
+from naiad_backends.errors import not_found
 
-_MODEL = r"/v2/models/(?P<model>[^/]+)(?:/versions/(?P<version>[0-9]+))?"
+_PLAIN_MODEL = r"/v2/models/(?P<model>[^/]+)"
+_MODEL = _PLAIN_MODEL + r"(?:/versions/(?P<version>[0-9]+))?"
 _REGION = r"(?:/region/(?P<region>[^/]+))?"
 _SYSTEM = r"/v2/systemsharedmemory" + _REGION
 _CUDA = r"/v2/cudasharedmemory" + _REGION
@@ -33,6 +34,10 @@ ROUTES: Sequence[tuple[str, str, str, Api]] = (
     ("GET", _MODEL + "/stats", "statistics", Api.STATISTICS),
     ("GET", "/v2/logging", "log_settings", Api.LOGGING),
     ("POST", "/v2/logging", "update_log", Api.LOGGING),
+    ("GET", "/v2/trace/setting", "trace_settings", Api.TRACE),
+    ("POST", "/v2/trace/setting", "update_trace", Api.TRACE),
+    ("GET", _PLAIN_MODEL + "/trace/setting", "trace_settings", Api.TRACE),
+    ("POST", _PLAIN_MODEL + "/trace/setting", "update_trace", Api.TRACE),
     ("POST", _REPOSITORY + "/index", "index", Api.MODEL_REPOSITORY),
     ("POST", _REPOSITORY + "/models/(?P<model>[^/]+)/load", "load", Api.MODEL_REPOSITORY),
     ("POST", _REPOSITORY + "/models/(?P<model>[^/]+)/unload", "unload", Api.MODEL_REPOSITORY),
@@ -45,11 +50,6 @@ ROUTES: Sequence[tuple[str, str, str, Api]] = (
 )
 """Method, pattern of the path, name of the handler, part of the protocol; the first pattern that
 fits wins."""
-
-_NOT_YET = re.compile(
-    _MODEL + r"/trace/setting"
-    r"|/v2/trace/setting"
-)
 
 _COMPILED = [(method, re.compile(path), name, api) for method, path, name, api in ROUTES]
 
@@ -88,8 +88,6 @@ def find(
             return Route(handler, names)
     if allowed:
         raise WrongMethod(path, method, ", ".join(dict.fromkeys(allowed)))
-    if _NOT_YET.fullmatch(path):
-        raise unsupported(f"{path} is not served yet", hint="docs/protocol.md says what is")
     raise not_found(
         f"no such path: {path[:200]}", hint="paths begin with /v2 and have no slash at the end"
     )

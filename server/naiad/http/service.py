@@ -45,6 +45,8 @@ class HttpService:
         """max_input: bound in bytes of the JSON part, a raw input and an inflated body.
         forward: which headers of inference requests go to the model."""
         self._dataplane = dataplane
+        self.tracing = dataplane.tracing
+        """Whoever receives calls asks this whether to note when they came."""
         self._max_input = max_input
         self._forward = forward
         self._handlers: dict[str, Handler] = {
@@ -61,6 +63,8 @@ class HttpService:
             "statistics": self._statistics,
             "log_settings": self._log_settings,
             "update_log": self._update_log,
+            "trace_settings": self._trace_settings,
+            "update_trace": self._update_trace,
             "index": self._index,
             "load": self._load,
             "unload": self._unload,
@@ -81,6 +85,9 @@ class HttpService:
         except Exception:
             logger.exception("%s of %s failed", handler, dict(call.names))
             return errors.answer(internal(_MISTAKE))
+        finally:
+            if call.trace is not None:
+                call.trace.mark("HTTP_SEND_START")
 
     # -- inference
 
@@ -102,6 +109,8 @@ class HttpService:
                 await lease.read()
         if self._forward is not None:
             self._forward(request, call.received)
+        if call.arrival is not None:
+            self._trace(call, call.arrival, request)
         response = await self._dataplane.infer(request)
         head, binary = v2.encode(request, response, form)
         if lease.unwritten:
@@ -149,7 +158,16 @@ class HttpService:
         if call.headers.get("content-encoding", "identity").lower() != "identity":
             raise invalid("generate takes no compressed body", field="Content-Encoding")
         self._bound(len(call.body))
-        return generate.decode(spec, version, jsondata.loads(memoryview(call.body)))
+        request = generate.decode(spec, version, jsondata.loads(memoryview(call.body)))
+        if call.arrival is not None:
+            self._trace(call, call.arrival, request)
+        return request
+
+    def _trace(self, call: Call, arrival: tuple[int, int], request: Request) -> None:
+        call.trace = self._dataplane.trace(request)
+        if call.trace is not None:
+            call.trace.mark("HTTP_RECV_START", arrival[0])
+            call.trace.mark("HTTP_RECV_END", arrival[1])
 
     def _plain(self, call: Call) -> Buffer:
         """The body without its Content-Encoding."""
@@ -201,6 +219,14 @@ class HttpService:
 
     async def _update_log(self, call: Call) -> Answer:
         return _json(admin.update_log(self._dataplane, self._options(call)))
+
+    async def _trace_settings(self, call: Call) -> Answer:
+        model, _ = _model(call)
+        return _json(self._dataplane.trace_settings(model).document())
+
+    async def _update_trace(self, call: Call) -> Answer:
+        model, _ = _model(call)
+        return _json(admin.update_trace(self._dataplane, model, self._options(call)))
 
     async def _index(self, call: Call) -> Answer:
         repository = call.names.get("repository", "")

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from naiad.core.responses import Part, ResponseStream
 from naiad.core.scheduling.instances import SharedWorkers
 from naiad.core.stats import Failure, ModelStatistics, Phases
+from naiad.core.trace import executed, responded
 from naiad_backends.api import Instance, Request, Response, StreamingInstance
 from naiad_backends.errors import NaiadError, internal, unsupported
 
@@ -100,6 +101,8 @@ class Decoupled:
         job.before = part.sent
         job.first = job.first or part.sent
         job.responses += 1
+        if job.request.trace is not None and part.response is not None:
+            responded(job.request.trace, part.response, part.sent)
         if part.final:
             self._end(job, part.sent)
 
@@ -108,6 +111,8 @@ class Decoupled:
         now = time.perf_counter_ns()
         start = job.started or sent
         phases = Phases(start, start, sent, sent)
+        if job.request.trace is not None:
+            executed(job.request.trace, job.enqueued, phases if job.started else None)
         if job.started:
             self._stats.executed(job.batch_size, phases)
         if job.failure is not None:

@@ -15,6 +15,7 @@ from typing import Generic, TypeVar
 
 from naiad.core.scheduling.queue import Waiting
 from naiad.core.stats import Failure, ModelStatistics, Phases
+from naiad.core.trace import executed
 from naiad_backends.api import Execution, Instance, Request, Response
 from naiad_backends.errors import NaiadError, internal
 
@@ -46,6 +47,8 @@ class Job(Waiting):
     def settle(self, stats: ModelStatistics) -> None:
         """It has ended: count it, and tell the caller. On the event loop."""
         now = time.perf_counter_ns()
+        if self.request.trace is not None:
+            executed(self.request.trace, self.arrived, self.phases, self.response)
         if self.abandoned:
             stats.failed(self.arrived, now, Failure.CANCELED)
         elif self.phases is None or self.response is None or self.response.error:
