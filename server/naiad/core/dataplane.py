@@ -223,12 +223,17 @@ class DataPlane:
 async def _traced(trace: Trace, parts: AsyncGenerator[Part, None]) -> AsyncGenerator[Part, None]:
     """The same parts, between the marks of the request's beginning and end."""
     trace.mark(_START)
+    ended = False
     try:
         async with aclosing(parts):
             async for part in parts:
+                if part.final:
+                    ended = True
+                    trace.mark(_END)
                 yield part
     finally:
-        trace.mark(_END)
+        if not ended:
+            trace.mark(_END)
 
 
 _START, _END = "REQUEST_START", "REQUEST_END"

@@ -68,7 +68,7 @@ class TraceFiles:
             _check(Path(path))
         self._path = path
         self._count = 0
-        self._file: FileIO | None = None
+        self._begun = False
         self._queue: SimpleQueue[tuple[Sequence[Record], bool] | None] = SimpleQueue()
         self._thread: threading.Thread | None = None
         # Each of the two is changed by one thread only.
@@ -93,7 +93,7 @@ class TraceFiles:
         self._queue.put((records, numbered))
 
     def close(self) -> None:
-        """Wait until all is written."""
+        """Wait until all is written, and end the thread."""
         if self._thread is not None:
             self._queue.put(None)
             self._thread.join()
@@ -109,41 +109,44 @@ class TraceFiles:
             except Exception:
                 logger.exception("%d traces cannot be written", len(records))
             self._written += sum(record.size for record in records)
-        if self._file is not None:
-            self._file.close()
 
     def _write(self, records: Sequence[Record], numbered: bool) -> None:
         text = b",\n".join(orjson.dumps(entry) for record in records for entry in entries(record))
         if numbered:
             path = f"{self._path}.{self._count}"
             self._count += 1
-            fresh = Path(f"{path}.new")
-            fresh.write_bytes(b"[\n" + text + _TAIL)
-            os.replace(fresh, path)
-        elif self._file is None:
-            file = FileIO(self._path, "w")
-            _put(file, b"[\n" + text + _TAIL)
-            self._file = file
+            _replace(Path(path), b"[\n" + text + _TAIL)
+        elif self._begun and os.path.exists(self._path):
+            with FileIO(self._path, "r+") as file:
+                _append(file, b",\n" + text + _TAIL)
         else:
-            _append(self._file, b",\n" + text + _TAIL)
+            _replace(Path(self._path), b"[\n" + text + _TAIL)
+            self._begun = True
+
+
+def _replace(path: Path, data: bytes) -> None:
+    """Write a whole file, of which nobody sees a part."""
+    fresh = path.with_name(f"{path.name}.new")
+    try:
+        fresh.write_bytes(data)
+        os.replace(fresh, path)
+    except OSError:
+        fresh.unlink(missing_ok=True)
+        raise
 
 
 def _append(file: FileIO, data: bytes) -> None:
     """Write over a file's tail; if that fails, the file is what it was."""
     end = file.seek(-len(_TAIL), os.SEEK_END)
+    left = memoryview(data)
     try:
-        _put(file, data)
+        while left:
+            left = left[file.write(left) or 0 :]
     except OSError:
         file.truncate(end)
         file.seek(end)
         file.write(_TAIL)
         raise
-
-
-def _put(file: FileIO, data: bytes) -> None:
-    left = memoryview(data)
-    while left:
-        left = left[file.write(left) or 0 :]
 
 
 def _check(path: Path) -> None:
