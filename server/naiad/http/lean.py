@@ -233,7 +233,8 @@ class LeanProtocol(asyncio.BufferedProtocol):
         if head is None or head.length > MAX_BODY:
             self._hand_over()
             return
-        self._came = time.perf_counter_ns() if self._tracing.on else 0
+        if self._tracing.on and not self._came:
+            self._came = time.perf_counter_ns()
         at = self._start + size
         end = at + head.length
         if end <= self._end:
@@ -274,6 +275,7 @@ class LeanProtocol(asyncio.BufferedProtocol):
         call = Call(route.names, head.headers, body, head.received)
         if self._came:
             call.arrival = (self._came, time.perf_counter_ns())
+            self._came = 0
         try:
             answer = await self._listener.service.answer(route.handler, call)
             if answer.events is None:
