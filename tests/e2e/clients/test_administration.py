@@ -237,7 +237,6 @@ def trace_settings(api: Api, answer: dict[str, Any]) -> dict[str, Any]:
     return {k: v.get("value", []) for k, v in answer["settings"].items()}
 
 
-@pytest.mark.xfail(reason="traces are not served yet", strict=False)
 async def test_get_trace_settings(api: Api) -> None:
     for model in (None, "add"):
         told = trace_settings(api, await api.call("get_trace_settings", model))
@@ -246,7 +245,6 @@ async def test_get_trace_settings(api: Api) -> None:
     await api.refused(404, "NOT_FOUND", "get_trace_settings", "nobody")
 
 
-@pytest.mark.xfail(reason="traces are not served yet", strict=False)
 async def test_update_trace_settings(api: Api) -> None:
     """A model's own settings, which follow those of the server again when they are taken back."""
     before = trace_settings(api, await api.call("get_trace_settings", "add"))
