@@ -221,7 +221,7 @@ def test_unregistered_in_mid_request(server: ServerProcess, make: Make) -> None:
     api.register("out", target)
     inputs, outputs = [api.input(values, ("in", 16))], [api.output(("out", 16))]
     done: queue.SimpleQueue[Any] = queue.SimpleQueue()
-    client.async_infer("slow", inputs, lambda _, error: done.put(error), outputs=outputs)
+    client.async_infer("slow", inputs, lambda result, error: done.put(error), outputs=outputs)
     assert client.is_server_live()  # on the same connection, so the request before it has begun
     client.unregister_cuda_shared_memory()
     assert set(api.status()) == {"in", "out"}
