@@ -100,6 +100,13 @@ def setting(name: str, **value: Any) -> Grpc:
     return asked("LogSettings", settings=settings)
 
 
+def traced(model: str = "", **settings: list[str]) -> tuple[Http, Grpc]:
+    """Trace settings of a model or of the server."""
+    values = {k: pb.TraceSettingRequest.SettingValue(value=v) for k, v in settings.items()}
+    path = f"/v2/models/{model}/trace/setting" if model else "/v2/trace/setting"
+    return Http(path, settings), asked("TraceSetting", model_name=model, settings=values)
+
+
 def asked_to_load(**parameters: pb.ModelRepositoryParameter) -> Grpc:
     return asked("RepositoryModelLoad", model_name="identity", parameters=parameters)
 
@@ -350,6 +357,14 @@ CASES: dict[str, Case] = {
         Http("/v2/logging", {"log_format": "x"}),
         setting("log_format", string_param="x"),
     ),
+    "another trace file": traced(trace_file=["x"]),
+    "another trace mode": traced(trace_mode=["opentelemetry"]),
+    "unknown trace setting": traced(x=["1"]),
+    "unknown trace level": traced(trace_level=["x"]),
+    "trace level `OFF` beside another": traced(trace_level=["OFF", "TENSORS"]),
+    "trace rate, count or frequency out of range": traced(trace_rate=["0"]),
+    "trace settings of a model that was never loaded": traced("nobody"),
+    "trace settings of a model that is not ready": traced("gone"),
 }
 
 

@@ -58,6 +58,8 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("repository")
     graphs.write_model(folder, "identity", config=graphs.IDENTITY)
     graphs.write_model(folder, "slow", config=graphs.slow_identity(5))
+    batched = f"{graphs.slow_identity(5)}dynamic_batching {{}}"
+    graphs.write_model(folder, "batched", config=batched)
     graphs.write_model(folder, "slower", config=graphs.slow_identity(500))
     graphs.write_model(folder, "repeat", config=REPEAT)
     graphs.write_model(
@@ -308,7 +310,7 @@ def test_bad_options_end_the_start(
 # -- traces
 
 
-@pytest.mark.parametrize("model", ["identity", "slow"])
+@pytest.mark.parametrize("model", ["identity", "slow", "batched"])
 @pytest.mark.parametrize("protocol", KINDS)
 def test_the_times_of_a_request(scene: Scene, protocol: str, model: str) -> None:
     with scene.tracing(model, 2) as traces:
@@ -319,7 +321,7 @@ def test_the_times_of_a_request(scene: Scene, protocol: str, model: str) -> None
     assert first.head == {"id": one, "model_name": model, "model_version": 1, "request_id": "r"}
     assert second.head == {"id": two, "model_name": model, "model_version": 1}
     times = dict(first.times)
-    waited = 5_000_000 if model == "slow" else 0
+    waited = 0 if model == "identity" else 5_000_000
     assert times["COMPUTE_OUTPUT_START"] - times["COMPUTE_INPUT_END"] >= waited
     assert first.times[-1][1] < second.times[0][1]
 
