@@ -89,22 +89,11 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
         yield process
 
 
-@pytest.fixture(params=["http", "grpc"])
-def api(request: pytest.FixtureRequest, server: ServerProcess) -> Iterator[Api]:
-    """A client of a server with no regions."""
-    module: Any = tritonclient.http if request.param == "http" else tritonclient.grpc
-    address = server.http if request.param == "http" else server.grpc
-    api = Api(request.param, module, module.InferenceServerClient(address))
-    yield api
-    api.client.unregister_cuda_shared_memory()
-    api.client.unregister_system_shared_memory()
-    eventually(lambda: not api.status() and not api.status("system"))
-    assert api.client.is_server_live()
-    api.client.close()
+Make = Callable[[int], Any]
 
 
 @pytest.fixture
-def make() -> Iterator[Callable[[int], Any]]:
+def make() -> Iterator[Make]:
     """Makes memory on GPU 0 that belongs to the test."""
     made: list[Any] = []
 
@@ -117,7 +106,18 @@ def make() -> Iterator[Callable[[int], Any]]:
         cuda.destroy_shared_memory_region(each)
 
 
-Make = Callable[[int], Any]
+@pytest.fixture(params=["http", "grpc"])
+def api(request: pytest.FixtureRequest, server: ServerProcess, make: Make) -> Iterator[Api]:
+    """A client of a server with no regions. They are gone before `make` frees its memory."""
+    module: Any = tritonclient.http if request.param == "http" else tritonclient.grpc
+    address = server.http if request.param == "http" else server.grpc
+    api = Api(request.param, module, module.InferenceServerClient(address))
+    yield api
+    api.client.unregister_cuda_shared_memory()
+    api.client.unregister_system_shared_memory()
+    eventually(lambda: not api.status() and not api.status("system"))
+    assert api.client.is_server_live()
+    api.client.close()
 
 
 def contents(region: Any, size: int) -> bytes:
