@@ -19,6 +19,7 @@ from naiad.core.scheduling.patience import AdaptivePatience, FixedPatience
 from naiad.core.scheduling.scheduler import Scheduler
 from naiad.core.scheduling.shapes import batch_key
 from naiad.core.stats import ModelStatistics
+from naiad.core.warmup import warmer
 from naiad.repository.config import ModelConfig
 from naiad.repository.override import Upload
 from naiad_backends.api import (
@@ -42,7 +43,7 @@ class LoadedModel:
     """What a loader thread brings back: framework objects that nobody schedules yet.
 
     labels: of the classes of outputs, by index.
-    seconds: how long the backend took for the model and its instances.
+    seconds: how long the model and its instances took, warm-up included.
     upload: the folder that it was loaded from, if that came with the request.
     """
 
@@ -87,6 +88,9 @@ def _load(backend: Backend, config: ModelConfig, spec: ModelSpec) -> LoadedModel
         for placement in spec.placements:
             instances.append(model.instance(placement))
         _check_kind(spec, instances)
+        warm = warmer(spec, config.warmups(spec.path.parent))
+        for instance in instances:
+            warm(instance)
     except BaseException:
         LoadedModel(config, spec, model, instances, labels).close()
         raise

@@ -18,6 +18,7 @@ from naiad.repository import (
     rules,
     scheduling,
     unsupported,
+    warmup,
     yamlconf,
 )
 from naiad.repository.layout import ModelFolder
@@ -304,6 +305,13 @@ class ModelConfig:
                     ) from error
                 labels[output.name] = [line.rstrip(b"\r") for line in text.split(b"\n")]
         return labels
+
+    def warmups(self, folder: Path) -> tuple[warmup.Warmup, ...]:
+        """How each instance is warmed up, of a configuration without mistakes.
+
+        folder: the model's.
+        """
+        return warmup.warmups(self._message, folder)
 
     def message(self) -> pb.ModelConfig:
         """A copy as the protobuf message."""

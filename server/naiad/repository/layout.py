@@ -6,6 +6,7 @@ Owns the naming rules. Knows nothing of what the files say.
 import difflib
 import logging
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -173,3 +174,9 @@ def _unknown(name: str, known: Sequence[str], paths: Sequence[Path]) -> NaiadErr
         else ""
     )
     return not_found(f"no repository has a model '{name}'", hint=hint)
+
+
+def leaves(filename: str) -> bool:
+    """Whether a relative name leads out of its folder, on any system. Links may lead anywhere."""
+    steps = re.split(r"[/\\]", filename)
+    return bool(filename) and (not steps[0] or ".." in steps or "\0" in filename or ":" in steps[0])

@@ -5,7 +5,6 @@ at once. Knows the files of the model's folder, but no lines and no backends.
 """
 
 import math
-import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -13,9 +12,9 @@ from itertools import pairwise
 
 from google.protobuf.message import Message
 
-from naiad.repository import scheduling, schema
+from naiad.repository import scheduling, schema, warmup
 from naiad.repository.completion import ENSEMBLE, MODEL_FILES, PLATFORM_BACKENDS
-from naiad.repository.layout import ModelFolder
+from naiad.repository.layout import ModelFolder, leaves
 from naiad.repository.mistakes import Mistake, entry, item, member
 from naiad_backends.errors import NaiadError
 from naiad_proto import model_config_pb2 as pb
@@ -105,7 +104,7 @@ def _files(config: pb.ModelConfig, facts: Facts) -> Iterator[Mistake]:
     named = [("default_model_filename", config.default_model_filename)]
     named += [(entry("cc_model_filenames", k), v) for k, v in config.cc_model_filenames.items()]
     for path, filename in named:
-        if _leaves(filename):
+        if leaves(filename):
             yield Mistake(path, f"'{filename}' leaves the version folder", "name a file in it")
         elif filename:
             yield from _missing(path, filename, facts)
@@ -119,12 +118,6 @@ def _missing(path: str, filename: str, facts: Facts) -> Iterator[Mistake]:
                 f"version {version} has no '{filename}'",
                 f"put the model's file at {facts.folder.name}/{version}/{filename}",
             )
-
-
-def _leaves(filename: str) -> bool:
-    """Whether a relative name leads out of its folder, on any system. Links may lead anywhere."""
-    steps = re.split(r"[/\\]", filename)
-    return bool(filename) and (not steps[0] or ".." in steps or "\0" in filename or ":" in steps[0])
 
 
 # -- tensors
@@ -226,7 +219,7 @@ def _is_tensorrt(config: pb.ModelConfig) -> bool:
 
 def _labels(output: pb.ModelOutput, path: str, facts: Facts) -> Iterator[Mistake]:
     name = output.label_filename
-    if _leaves(name):
+    if leaves(name):
         yield Mistake(
             f"{path}.label_filename", f"'{name}' leaves the model's folder", "name a file in it"
         )
@@ -473,6 +466,10 @@ def _devices(
             )
 
 
+def _warmups(config: pb.ModelConfig, facts: Facts) -> Iterator[Mistake]:
+    yield from warmup.mistakes(config, facts.folder.path)
+
+
 def _metrics(config: pb.ModelConfig, facts: Facts) -> Iterator[Mistake]:
     for index, control in enumerate(config.model_metrics.metric_control):
         path = item("model_metrics.metric_control", index)
@@ -503,5 +500,6 @@ _RULES: tuple[_Rule, ...] = (
     _response_cache,
     _ensemble,
     _instance_groups,
+    _warmups,
     _metrics,
 )

@@ -76,12 +76,29 @@ sequence_batching { }
 
 def test_what_is_not_done_yet(tmp_path: Path, make_model: MakeModel) -> None:
     make_model("m", {"config.pbtxt": GOOD + "sequence_batching { }", "1/x": ""})
-    make_model("n", {"config.pbtxt": GOOD + "model_warmup { name: 'w' }", "1/x": ""})
-    sequence, warmup = check([tmp_path], None)
+    make_model("n", {"config.pbtxt": GOOD + "runtime: 'r'", "1/x": ""})
+    sequence, runtime = check([tmp_path], None)
     assert mistakes(sequence) == ["config.pbtxt:4: sequence_batching"]
-    assert warmup.mistakes == []
-    assert [(w.line, w.path) for w in warmup.warnings] == [(4, "model_warmup")]
-    assert "warning: " in render([warmup])
+    assert runtime.mistakes == []
+    assert [(w.line, w.path) for w in runtime.warnings] == [(4, "runtime")]
+    assert "warning: " in render([runtime])
+
+
+def test_mistakes_of_a_warm_up_have_their_lines(tmp_path: Path, make_model: MakeModel) -> None:
+    text = (
+        GOOD
+        + """model_warmup { batch_size: 1
+  inputs { key: "x" value {
+    data_type: TYPE_FP32 dims: 2
+    input_data_file: "x"
+  } }
+}
+"""
+    )
+    make_model("m", {"config.pbtxt": text, "1/x": "", "warmup/x": "1234567"})
+    report = only(tmp_path)
+    assert mistakes(report) == ['config.pbtxt:7: model_warmup[0].inputs["x"].input_data_file']
+    assert report.mistakes[0].message == "'x' has 7 bytes; the shape needs 8 bytes"
 
 
 def test_a_model_without_a_version(tmp_path: Path, make_model: MakeModel) -> None:

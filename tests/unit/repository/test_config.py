@@ -426,9 +426,9 @@ def test_a_gpu_group_needs_a_gpu(read: Read) -> None:
 
 
 def test_refused_and_ignored(read: Read) -> None:
-    config = read("\ndynamic_batching { }\nresponse_cache { }\nmodel_warmup { name: 'w' }")
+    config = read("\ndynamic_batching { }\nresponse_cache { }\nruntime: 'r'")
     assert config.refused() is None
-    assert [text.split(":")[0] for text in config.ignored()] == ["model_warmup"]
+    assert [text.split(":")[0] for text in config.ignored()] == ["runtime"]
     sequence = read("\nsequence_batching { }").refused()
     assert sequence is not None
     assert (sequence.code, sequence.field) == (Code.UNSUPPORTED, "config.pbtxt:2")

@@ -30,6 +30,8 @@ AUTO = "parameters { key: 'max_queue_delay_microseconds' value { string_value: '
 AUTO_PATH = 'parameters["max_queue_delay_microseconds"]'
 BUCKETS = "parameters { key: 'padding_buckets' value { string_value: '%s' } }"
 SEQUENCE = BARE + "max_batch_size: 8 sequence_batching "
+WARM = BARE + IO + "model_warmup { batch_size: 1 inputs { key: 'x' value { %s } } }"
+WARM_PATH = 'model_warmup[0].inputs["x"]'
 CONTROL = SEQUENCE + "{ control_input { name: 'c' control "
 
 
@@ -40,6 +42,8 @@ def facts(tmp_path: Path) -> Facts:
         (folder / version).mkdir(parents=True)
         (folder / version / "model.onnx").write_text("")
     (folder / "labels.txt").write_text("cat\n")
+    (folder / "warmup").mkdir()
+    (folder / "warmup" / "two").write_bytes(bytes(8))
     return Facts(ModelFolder.at(folder), (1, 2), (0, 1))
 
 
@@ -66,6 +70,10 @@ def paths(text: str, facts: Facts) -> list[str]:
         "name: 'm' platform: 'ensemble' ensemble_scheduling { step { model_name: 'a' } }",
         BARE + "instance_group { kind: KIND_GPU gpus: [0, 1] }",
         BARE + "response_cache { enable: true }",
+        WARM % "data_type: TYPE_FP32 dims: 1 zero_data: false",
+        WARM % "data_type: TYPE_FP32 dims: [ 3, 0 ] random_data: true",
+        WARM % "data_type: TYPE_FP32 dims: [ 2 ] input_data_file: 'two'",
+        BARE + IO + "model_warmup { inputs { key: 'x' value { dims: -1 } } }",
         BARE + IO + "batch_input { target_name: 'n' data_type: TYPE_FP32 source_input: 'x' }"
         " batch_output { target_name: 'y' source_input: 'x' }",
         BARE + "model_metrics { metric_control { metric_identifier { family: 'f' }"
@@ -119,6 +127,35 @@ def test_good_configurations(text: str, facts: Facts) -> None:
         (
             BARE + "output { name: 'x' data_type: TYPE_FP32 dims: 1 label_filename: '../x' }",
             "output[0].label_filename",
+        ),
+        (BARE + IO + "model_warmup { batch_size: 1 }", "model_warmup[0].inputs"),
+        (
+            WARM
+            % "data_type: TYPE_FP32 dims: 1 zero_data: true"
+            + " model_warmup { batch_size: 2 inputs { key: 'x' value"
+            " { data_type: TYPE_FP32 zero_data: true } } }",
+            "model_warmup[1].batch_size",
+        ),
+        (WARM % "dims: 1 zero_data: true", f"{WARM_PATH}.data_type"),
+        (WARM % "data_type: TYPE_INT32 dims: 1 zero_data: true", f"{WARM_PATH}.data_type"),
+        (WARM % "data_type: TYPE_FP32 dims: [ 2, -1 ] zero_data: true", f"{WARM_PATH}.dims[1]"),
+        (WARM % "data_type: TYPE_FP32 dims: [ 65536, 65536 ] zero_data: true", f"{WARM_PATH}.dims"),
+        (WARM % "data_type: TYPE_FP32 dims: 1", WARM_PATH),
+        (
+            WARM % "data_type: TYPE_FP32 dims: 3 input_data_file: 'two'",
+            f"{WARM_PATH}.input_data_file",
+        ),
+        (
+            WARM % "data_type: TYPE_FP32 dims: 1 input_data_file: 'three'",
+            f"{WARM_PATH}.input_data_file",
+        ),
+        (
+            WARM % "data_type: TYPE_FP32 dims: 1 input_data_file: '../labels.txt'",
+            f"{WARM_PATH}.input_data_file",
+        ),
+        (
+            WARM % "data_type: TYPE_FP32 dims: 1 input_data_file: ''",
+            f"{WARM_PATH}.input_data_file",
         ),
         (
             BARE + IO + "batch_input { target_name: 'n' data_type: TYPE_FP32 }",
