@@ -179,6 +179,11 @@ class Lease:
         self._used: list[Region] = []
         self._places: dict[str, tuple[Region, int, int]] = {}
 
+    @property
+    def unused(self) -> bool:
+        """Whether the request names no region."""
+        return not self._used
+
     def input(
         self, parameters: Mapping[str, Any], where: str, at_once: bool = False
     ) -> memoryview | None:

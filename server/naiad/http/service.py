@@ -19,6 +19,7 @@ from naiad.core.shared_memory import Lease
 from naiad.core.system_memory import SystemRegion
 from naiad.http import admin, compression, errors, generate, jsondata, openapi, regions, v2
 from naiad.http.call import BINARY, EVENTS, Answer, Call
+from naiad.http.remembered import Decoder
 from naiad_backends.api import Buffer, Request, Response
 from naiad_backends.errors import NaiadError, internal, invalid
 
@@ -48,6 +49,7 @@ class HttpService:
         self.tracing = dataplane.tracing
         """Whoever receives calls asks this whether to note when they came."""
         self._max_input = max_input
+        self._decoder = Decoder(max_input)
         self._forward = forward
         self._handlers: dict[str, Handler] = {
             "infer": self._infer,
@@ -104,7 +106,7 @@ class HttpService:
             self._bound(len(body))
             request, form = v2.decode_raw(spec, version, body)
         else:
-            request, form = v2.decode(model, version, body, length, self._max_input, lease)
+            request, form = self._decoder.decode(model, version, body, length, lease)
             if lease.unread:
                 await lease.read()
         if self._forward is not None:
