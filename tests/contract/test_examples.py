@@ -13,7 +13,7 @@ import pytest
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
-ONNX_MODELS = ["magika", "ppocr_det", "ppocr_rec", "silero_vad"]
+ONNX_MODELS = ["magika", "minilm", "ppocr_det", "ppocr_rec", "silero_vad"]
 ONNX_TYPES = {
     "tensor(float)": model_config_pb2.TYPE_FP32,
     "tensor(int32)": model_config_pb2.TYPE_INT32,
@@ -69,6 +69,11 @@ def test_tensors_are_those_of_the_file(example_repository: Path, name: str) -> N
     ("name", "inputs", "outputs"),
     [
         ("magika", {"bytes": (3, 2048)}, {"target_label": (3, 214)}),
+        (
+            "minilm",
+            {"input_ids": (3, 5), "attention_mask": (3, 5)},
+            {"embedding": (3, 384)},
+        ),
         ("ppocr_det", {"x": (2, 3, 64, 96)}, {"fetch_name_0": (2, 1, 64, 96)}),
         ("ppocr_rec", {"x": (2, 3, 48, 80)}, {"fetch_name_0": (2, 10, 18710)}),
         (

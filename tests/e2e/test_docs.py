@@ -87,9 +87,10 @@ def test_shell(server: ServerProcess, example: Example) -> None:
 
 
 @pytest.mark.parametrize("example", PYTHON, ids=place)
-def test_python(server: ServerProcess, example: Example) -> None:
+def test_python(server: ServerProcess, example_repository: Path, example: Example) -> None:
+    code = example.at(server).replace("~/.cache/naiad/examples", str(example_repository))
     # Some take a file as argument; the others do not mind.
-    command = [sys.executable, "-W", "error", "-c", example.at(server), "Makefile"]
+    command = [sys.executable, "-W", "error", "-c", code, "Makefile"]
     environment = os.environ | {"PYTHONPATH": ""}
     done = subprocess.run(
         command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60

@@ -21,8 +21,9 @@ from naiad.repository import recipe
 from naiad.repository.recipe import Weight
 from naiad_backends.errors import Code, NaiadError, invalid
 
-# Not copied: the recipe is followed, and git's placeholder only keeps an empty folder.
-_NOT_SERVED = {recipe.FILE_NAME, ".gitkeep"}
+# Not copied: the recipe is followed, export.py made a file that is there, and what Python and git
+# leave is no part of a model.
+_NOT_SERVED = {recipe.FILE_NAME, "export.py", "__pycache__", ".gitkeep"}
 
 
 def assemble(
@@ -171,9 +172,11 @@ def _copy_changed(source: Path, target: Path) -> None:
     target.mkdir(parents=True, exist_ok=True)
     for entry in sorted(source.iterdir()):
         copy = target / entry.name
+        if entry.name in _NOT_SERVED:
+            continue
         if entry.is_dir():
             _copy_changed(entry, copy)
-        elif entry.name not in _NOT_SERVED and not _same(entry, copy):
+        elif not _same(entry, copy):
             with _replacing(copy) as part:
                 shutil.copyfile(entry, part)
 

@@ -106,6 +106,15 @@ def test_a_model_without_weights_gets_its_empty_version_folder(place: Place) -> 
     assert place.files() == []
 
 
+def test_what_is_no_part_of_a_model_is_not_copied(place: Place) -> None:
+    folder = place.add_model()
+    (folder / "export.py").touch()
+    (folder / "__pycache__").mkdir()
+    (folder / "__pycache__" / "export.pyc").touch()
+    place.fetch()
+    assert place.files() == ["tiny/1/model.onnx", "tiny/config.pbtxt"]
+
+
 def test_one_wheel_for_two_models_is_downloaded_once(place: Place) -> None:
     place.add_model("one")
     place.add_model("two")
