@@ -90,6 +90,7 @@ class Server:
                     settings.grpc_restricted_protocol, "--grpc-restricted-protocol", GRPC_PREFIX
                 ),
                 tls=self.grpc_tls,
+                options=settings.grpc_options(),
             )
         self._metrics_address = settings.metrics_address or settings.http_address
         self._metrics: MetricsServer | None = None

@@ -14,6 +14,7 @@ from naiad.core.latencies import LatencyOptions
 from naiad.core.lifecycle import ControlMode
 from naiad.core.log import LogFormat, LogSettings
 from naiad.core.tracesettings import TraceSettings, read_options
+from naiad.grpc.options import LARGEST, MOST_MS, Effort, GrpcOptions, KeepaliveOptions
 from naiad.tls import Tls, choose
 from naiad_backends.errors import invalid
 
@@ -143,6 +144,39 @@ class Settings:
     grpc_root_cert: str = field(
         default="", metadata=_help("File of the roots of clients' certificates, in PEM.")
     )
+    grpc_keepalive_time: int = field(
+        default=7_200_000, metadata=_help("Milliseconds from one keepalive ping to the next.")
+    )
+    grpc_keepalive_timeout: int = field(
+        default=20_000, metadata=_help("Milliseconds in which a client has to answer one.")
+    )
+    grpc_keepalive_permit_without_calls: bool = field(
+        default=False, metadata=_help("Keepalive pings while no call runs, too.")
+    )
+    grpc_http2_max_pings_without_data: int = field(
+        default=2,
+        metadata=_help("Keepalive pings in a row without an answer between; 0: any number."),
+    )
+    grpc_http2_min_recv_ping_interval_without_data: int = field(
+        default=300_000,
+        metadata=_help("Least milliseconds between a client's pings without an answer between."),
+    )
+    grpc_http2_max_ping_strikes: int = field(
+        default=2, metadata=_help("A client's pings that may come sooner; 0: any number.")
+    )
+    grpc_max_connection_age: int = field(
+        default=0,
+        metadata=_help("Milliseconds after which a connection takes no new calls; 0: never."),
+    )
+    grpc_max_connection_age_grace: int = field(
+        default=0, metadata=_help("Milliseconds that running calls have then; 0: no end.")
+    )
+    grpc_max_receive_message_length: int = field(
+        default=2**31 - 1, metadata=_help("Largest gRPC message that is taken, in bytes.")
+    )
+    grpc_infer_response_compression_level: Effort = field(
+        default=Effort.NONE, metadata=_help("How much answers to inference are compressed.")
+    )
     allow_metrics: bool = field(
         default=True, metadata=_help("Serve metrics for Prometheus, at /metrics of a port.")
     )
@@ -227,6 +261,28 @@ class Settings:
             self.grpc_root_cert,
         )
 
+    def grpc_options(self) -> GrpcOptions:
+        """The gRPC port's. Raises INVALID_ARG for a number below 0, or a message of 0 bytes."""
+        keepalive = KeepaliveOptions(
+            time_ms=_number("--grpc-keepalive-time", self.grpc_keepalive_time, 1),
+            timeout_ms=_number("--grpc-keepalive-timeout", self.grpc_keepalive_timeout, 1),
+            without_calls=self.grpc_keepalive_permit_without_calls,
+            most_pings=_number(
+                "--grpc-http2-max-pings-without-data", self.grpc_http2_max_pings_without_data
+            ),
+            least_interval_ms=_number(
+                "--grpc-http2-min-recv-ping-interval-without-data",
+                self.grpc_http2_min_recv_ping_interval_without_data,
+            ),
+            most_strikes=_number("--grpc-http2-max-ping-strikes", self.grpc_http2_max_ping_strikes),
+            age_ms=_number("--grpc-max-connection-age", self.grpc_max_connection_age),
+            grace_ms=_number("--grpc-max-connection-age-grace", self.grpc_max_connection_age_grace),
+        )
+        most = _number(
+            "--grpc-max-receive-message-length", self.grpc_max_receive_message_length, 1, LARGEST
+        )
+        return GrpcOptions(keepalive, most, self.grpc_infer_response_compression_level)
+
     def backend_options(self) -> dict[str, dict[str, str]]:
         """`backend_config` as backend -> key -> value; "" holds what is for all backends.
 
@@ -243,6 +299,12 @@ class Settings:
                 )
             options.setdefault(backend, {})[key] = value
         return options
+
+
+def _number(option: str, value: int, least: int = 0, most: int = MOST_MS) -> int:
+    if not least <= value <= most:
+        raise invalid(f"{value} is not between {least} and {most}", field=option)
+    return value
 
 
 def cache_folder(environment: Mapping[str, str] = os.environ) -> Path:

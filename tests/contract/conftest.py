@@ -14,6 +14,6 @@ def pytest_asyncio_loop_factories(
 ) -> Mapping[str, LoopFactory]:
     """asyncio's own loop; for connections also uvloop, since they differ where these end."""
     loops: dict[str, LoopFactory] = {"asyncio": asyncio.new_event_loop}
-    if item.path.name in ("test_http2.py", "test_tls.py"):
+    if item.path.name in ("test_http2.py", "test_keepalive.py", "test_tls.py"):
         loops["uvloop"] = uvloop.new_event_loop
     return loops

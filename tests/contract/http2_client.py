@@ -99,9 +99,12 @@ class Client:
         self.answers: dict[int, Answer] = defaultdict(Answer)
         self.goaway: tuple[int, int, bytes] | None = None
         self.pings: list[bytes] = []
+        self.probes = 0
+        """Pings of the server, which h2 answers."""
         self.acknowledge = True
         """Whether windows are opened again for what has arrived."""
         self.closed = False
+        self._partial = b""
         self.unsent: dict[int, tuple[memoryview, bool]] = {}
 
     async def connect(self, settings: dict[SettingCodes | int, int] | None = None) -> "Client":
@@ -184,11 +187,21 @@ class Client:
         if not data:
             self.closed = True
             return False
-        for event in self.h2.receive_data(data):
-            self._take(event)
-        await self.flush()
+        await self.take(data)
         await self._push()
         return True
+
+    async def take(self, data: bytes) -> None:
+        """Work off what has come in. A frame at a time: h2 takes nothing behind a GOAWAY."""
+        self._partial += data
+        while len(self._partial) >= 9:
+            end = 9 + int.from_bytes(self._partial[:3], "big")
+            if len(self._partial) < end:
+                break
+            frame, self._partial = self._partial[:end], self._partial[end:]
+            for event in self.h2.receive_data(frame):
+                self._take(event)
+        await self.flush()
 
     def _take(self, event: events.Event) -> None:
         match event:
@@ -208,6 +221,8 @@ class Client:
                 self.goaway = int(event.error_code or 0), last, event.additional_data or b""
                 # h2 would take nothing any more, but running calls are still answered.
                 self.h2.state_machine.state = type(self.h2.state_machine.state).CLIENT_OPEN
+            case events.PingReceived():
+                self.probes += 1
             case events.PingAckReceived():
                 self.pings.append(event.ping_data)
 

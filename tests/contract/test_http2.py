@@ -26,6 +26,7 @@ from tests.contract.http2_client import (
 from naiad.core.dataplane import DataPlane
 from naiad.grpc import frames
 from naiad.grpc.frames import Reason
+from naiad.grpc.options import GrpcOptions, KeepaliveOptions
 from naiad.grpc.server import GrpcServer
 from naiad_proto import grpc_service_pb2 as pb
 from naiad_proto.health import WATCH_METHOD
@@ -33,6 +34,9 @@ from naiad_proto.health import WATCH_METHOD
 LARGE_ROWS = 5 * 2**20 // 8
 ECHO = infer_message().SerializeToString()
 SLOW = infer_message("slow").SerializeToString()
+
+PATIENT = GrpcOptions(KeepaliveOptions(most_strikes=0))
+"""The clients here ping when they want to know that the server is done."""
 
 PRODUCTION_LOOP = pytest.mark.asyncio(loop_factories=["uvloop"])
 """For tests that cost much and ask nothing of the transport."""
@@ -82,7 +86,7 @@ async def served(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> AsyncItera
     problems: list[object] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, context: problems.append(context))
     async with data_plane(tmp_path, ["*"]) as plane:
-        server = GrpcServer(plane, "127.0.0.1", 0, reuse_port=False)
+        server = GrpcServer(plane, "127.0.0.1", 0, reuse_port=False, options=PATIENT)
         served = Served(server, plane, await server.start())
         before = asyncio.all_tasks()
         yield served

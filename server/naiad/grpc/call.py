@@ -15,11 +15,10 @@ import grpc
 import numpy as np
 
 from naiad.core.trace import RequestTrace
+from naiad.grpc.compression import WINDOW_BITS, Encoder
 from naiad.grpc.headers import CallHead, binary_value
+from naiad.grpc.options import LARGEST
 from naiad_backends.api import Buffer
-
-LARGEST: Final = 2**31 - 1
-"""Bytes that a message may have, in either direction."""
 
 _PREFIX: Final = struct.Struct(">BI")
 _UNREAD_LIMIT: Final = 4 * 2**20
@@ -29,7 +28,6 @@ _UNSENT_LIMIT: Final = 2**20
 _SMALL: Final = 16_384
 """Up to this size, one piece costs less to send than several."""
 
-_WINDOW_BITS: Final = {"gzip": 31, "deflate": 15}
 _INFLATED_RATIO: Final = 16
 _INFLATED_ALWAYS: Final = 64 * 2**20
 """A compressed message may grow to 16 times its size, and any to 64 MiB. Without a limit, 2 MB of
@@ -65,12 +63,14 @@ class Call:
         "_at",
         "_compressed",
         "_message",
+        "_most",
         "_partial",
         "_room",
         "_wire",
         "came",
         "credit",
         "deadline",
+        "encoder",
         "ended",
         "finished",
         "head",
@@ -87,9 +87,16 @@ class Call:
     )
 
     def __init__(
-        self, wire: Wire, stream: int, head: CallHead, receive_window: int, ended: bool
+        self,
+        wire: Wire,
+        stream: int,
+        head: CallHead,
+        receive_window: int,
+        ended: bool,
+        most_received: int = LARGEST,
     ) -> None:
-        """receive_window: bytes that the client may send now.  ended: it sends nothing at all."""
+        """receive_window: bytes that the client may send now.  ended: it sends nothing at all.
+        most_received: bytes of a message."""
         self._wire = wire
         self.stream = stream
         self.head = head
@@ -104,6 +111,7 @@ class Call:
         self._partial = b""
         self._message: memoryview | None = None
         self._compressed = False
+        self._most = most_received
         self._at = 0
         self.messages: deque[Buffer] = deque()
         self.unread = 0
@@ -113,6 +121,7 @@ class Call:
         self.unsent: deque[memoryview] = deque()
         self.unsent_size = 0
         self._room: asyncio.Event | None = None
+        self.encoder: Encoder | None = None
         self.head_sent = False
         self.trailers: bytes | None = None
         self.finished = False
@@ -168,8 +177,8 @@ class Call:
         else:
             flag, size = _PREFIX.unpack_from(chunk)
             chunk = chunk[_PREFIX.size :]
-        if flag > 1 or size > LARGEST:
-            raise _bad_prefix(flag, size)
+        if flag > 1 or size > self._most:
+            raise _bad_prefix(flag, size, self._most)
         self._compressed = flag == 1
         if size <= len(chunk):
             self._complete(bytes(chunk[:size]))
@@ -181,7 +190,7 @@ class Call:
 
     def _complete(self, message: Buffer) -> None:
         if self._compressed:
-            message = _inflate(message, self.head.encoding)
+            message = _inflate(message, self.head.encoding, self._most)
         self.messages.append(message)
         self.unread += len(message) + _UNREAD_WEIGHT
         if self._arrived is not None:
@@ -214,19 +223,24 @@ class Call:
         """Send a message; waits while the client is slow to take the ones before."""
         if self.finished:
             return
-        self.put(parts)
+        flag = 0
+        if self.encoder is not None:
+            flag, parts = await self.encoder.encode(parts)
+            if self.finished:
+                return
+        self.put(parts, flag)
         self._wire.pump(self)
         while self.unsent_size > _UNSENT_LIMIT and not self.finished:
             self._room = asyncio.Event()
             await self._room.wait()
 
-    def put(self, parts: Sequence[Buffer]) -> None:
-        """Frame a message and lay it out for sending."""
+    def put(self, parts: Sequence[Buffer], flag: int = 0) -> None:
+        """Frame a message and lay it out for sending. flag: 1 if it is compressed."""
         size = sum(map(len, parts))
         if size <= _SMALL:
-            self.unsent.append(memoryview(b"".join((prefix(size), *parts))))
+            self.unsent.append(memoryview(b"".join((prefix(size, flag), *parts))))
         else:
-            self.unsent.append(memoryview(prefix(size)))
+            self.unsent.append(memoryview(prefix(size, flag)))
             self.unsent += [memoryview(part) for part in parts if len(part)]
         self.unsent_size += _PREFIX.size + size
 
@@ -264,29 +278,29 @@ class Call:
             self._room.set()
 
 
-def prefix(size: int) -> bytes:
-    """The five bytes in front of a message that is not compressed."""
-    return _PREFIX.pack(0, size)
+def prefix(size: int, flag: int = 0) -> bytes:
+    """The five bytes in front of a message. flag: 1 if it is compressed."""
+    return _PREFIX.pack(flag, size)
 
 
-def _bad_prefix(flag: int, size: int) -> CallFault:
+def _bad_prefix(flag: int, size: int, most: int) -> CallFault:
     if flag > 1:
         return CallFault(grpc.StatusCode.INTERNAL, f"{flag} is no compression flag of a message")
     return CallFault(
-        grpc.StatusCode.RESOURCE_EXHAUSTED, f"a message of {size} bytes; the most are {LARGEST}"
+        grpc.StatusCode.RESOURCE_EXHAUSTED, f"a message of {size} bytes; the most are {most}"
     )
 
 
-def _inflate(message: Buffer, encoding: str) -> bytes:
+def _inflate(message: Buffer, encoding: str, limit: int) -> bytes:
     if encoding == "identity":
         raise CallFault(grpc.StatusCode.INTERNAL, "a compressed message without grpc-encoding")
-    window_bits = _WINDOW_BITS.get(encoding)
+    window_bits = WINDOW_BITS.get(encoding)
     if window_bits is None:
         raise CallFault(
             grpc.StatusCode.UNIMPLEMENTED,
             f"unknown message encoding '{encoding[:32]}'; use gzip or deflate",
         )
-    most = min(max(len(message) * _INFLATED_RATIO, _INFLATED_ALWAYS), LARGEST)
+    most = min(max(len(message) * _INFLATED_RATIO, _INFLATED_ALWAYS), limit)
     inflater = zlib.decompressobj(window_bits)
     try:
         plain = inflater.decompress(message, most + 1)

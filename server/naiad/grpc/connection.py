@@ -8,6 +8,8 @@ connection closes it with a GOAWAY that says why.
 
 import asyncio
 import logging
+import math
+import random
 import socket
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -18,9 +20,12 @@ import grpc
 from naiad.core.trace import Tracing
 from naiad.grpc import frames, headers
 from naiad.grpc.call import Call, CallFault, prefix
+from naiad.grpc.compression import Encoder
 from naiad.grpc.errors import STATUS, details, known
 from naiad.grpc.frames import ConnectionFault, Reason, Setting
 from naiad.grpc.headers import HeadReader
+from naiad.grpc.keepalive import Act, Keepalive
+from naiad.grpc.options import GrpcOptions
 from naiad.grpc.stream import Streaming, Unary, sent
 from naiad_backends.api import Buffer
 
@@ -48,6 +53,13 @@ _MOST_UNREAD: Final = 2 * 2**20
 _FAREWELL_S: Final = 5.0
 """How long a client that broke the rules may take to read why it is cut off."""
 
+_AGES: Final = (0.9, 1.1)
+"""Of the greatest age: connections that began together shall not all come back together."""
+
+_PING: Final = bytes(8)
+_RETIRING: Final = b"retiring"
+"""What our pings carry; the second one asks whether a client knows that it has to leave."""
+
 _END: Final = frames.END_HEADERS | frames.END_STREAM
 
 
@@ -55,8 +67,15 @@ class Listener(Protocol):
     """What a connection needs of the server that accepted it.
 
     unary, streaming: handlers by path.
+    encoders: by path and encoding, for the calls whose answers are compressed.
     tracing: whether to note when calls came.
     """
+
+    @property
+    def options(self) -> GrpcOptions: ...
+
+    @property
+    def encoders(self) -> Mapping[str, Mapping[str, Encoder]]: ...
 
     @property
     def tracing(self) -> Tracing: ...
@@ -90,6 +109,10 @@ class Connection(asyncio.BufferedProtocol):
         self._last_reset = 0.0
         self._closing = False
         self._farewell: asyncio.TimerHandle | None = None
+        self._keepalive = Keepalive(
+            listener.options.keepalive, self._loop.time(), random.uniform(*_AGES)
+        )
+        self._timer: asyncio.TimerHandle | None = None
         # Receiving. `_data_left` and `_padding` belong to the DATA frame that is coming in.
         self._buffer = bytearray(_FIRST_BUFFER)
         self._view = memoryview(self._buffer)
@@ -131,11 +154,13 @@ class Connection(asyncio.BufferedProtocol):
             + frames.window_update(0, frames.MAX_WINDOW - frames.FIRST_WINDOW)
         )
         self._listener.opened(self)
+        self._watch()
 
     def connection_lost(self, error: Exception | None) -> None:
         self._transport = None
-        if self._farewell is not None:
-            self._farewell.cancel()
+        for timer in (self._farewell, self._timer):
+            if timer is not None:
+                timer.cancel()
         self._drop_all()
         self._listener.closed(self)
 
@@ -148,6 +173,7 @@ class Connection(asyncio.BufferedProtocol):
         return self._view[self._end :]
 
     def buffer_updated(self, size: int) -> None:
+        self._keepalive.heard = True
         try:
             if self._in_place:
                 self._in_place = False
@@ -177,6 +203,28 @@ class Connection(asyncio.BufferedProtocol):
             self._deaf = False
             self._transport.resume_reading()
         self._pump_blocked()
+
+    def _watch(self) -> None:
+        """Have a look at this connection when it is due; the only timer of one."""
+        due = self._keepalive.due
+        if due < math.inf:
+            self._timer = self._loop.call_at(due, self._look)
+
+    def _look(self) -> None:
+        act = self._keepalive.tick(self._loop.time(), bool(self._calls))
+        if act is Act.CUT:
+            logger.debug("a gRPC connection is cut: it is too old, or its client is gone")
+            self.abort()
+            return
+        if act is Act.PING:
+            self._write(frames.frame(frames.PING, 0, 0, _PING))
+        elif act is Act.RETIRE:
+            # Calls that are on their way are still taken; `finish` follows the ping's answer.
+            self._write(
+                frames.goaway(frames.MAX_STREAM, Reason.NO_ERROR, "max_age")
+                + frames.frame(frames.PING, 0, 0, _RETIRING)
+            )
+        self._watch()
 
     def _hear_less(self) -> None:
         """Listen no more to a client that does not read. Answers wait in their calls, so it has
@@ -410,7 +458,7 @@ class Connection(asyncio.BufferedProtocol):
         if self._closing or len(self._calls) >= _MAX_STREAMS:
             self._write(frames.rst_stream(stream, Reason.REFUSED_STREAM))
             return
-        call = Call(self, stream, head, _WINDOW, last)
+        call = Call(self, stream, head, _WINDOW, last, self._listener.options.most_received)
         if self._tracing.on:
             call.came = time.perf_counter_ns()
         self._calls[stream] = call
@@ -472,8 +520,14 @@ class Connection(asyncio.BufferedProtocol):
             raise ConnectionFault(Reason.PROTOCOL_ERROR, "PING on a stream")
         if len(payload) != 8:
             raise ConnectionFault(Reason.FRAME_SIZE_ERROR, "a broken PING frame")
-        if not flags & frames.ACK:
-            self._write(frames.frame(frames.PING, frames.ACK, 0, payload))
+        if flags & frames.ACK:
+            if payload == _RETIRING:
+                self.finish()
+            return
+        if self._keepalive.pinged(self._loop.time(), bool(self._calls)):
+            # Clients know the word and ping less from then on.
+            raise ConnectionFault(Reason.ENHANCE_YOUR_CALM, "too_many_pings")
+        self._write(frames.frame(frames.PING, frames.ACK, 0, payload))
 
     def _on_rst_stream(self, stream: int, payload: bytes) -> None:
         if len(payload) != 4:
@@ -524,6 +578,8 @@ class Connection(asyncio.BufferedProtocol):
         if streaming is None and head.path not in self._listener.unary:
             self._end_call(call, grpc.StatusCode.UNIMPLEMENTED, "Method not found!")
             return
+        if self._listener.encoders:
+            self._choose_encoder(call)
         if head.timeout is not None:
             if not head.timeout:
                 self._expire(call)
@@ -531,6 +587,12 @@ class Connection(asyncio.BufferedProtocol):
             call.deadline = self._loop.call_later(head.timeout, self._expire, call)
         if streaming is not None:
             call.task = self._loop.create_task(self._run_stream(call, streaming))
+
+    def _choose_encoder(self, call: Call) -> None:
+        for encoding, encoder in self._listener.encoders.get(call.head.path, {}).items():
+            if encoding in call.head.accepted:
+                call.encoder = encoder
+                return
 
     def _end_of_requests(self, call: Call) -> None:
         if not self._guard(call, call.end) or call.task is not None:
@@ -549,8 +611,11 @@ class Connection(asyncio.BufferedProtocol):
     async def _run_unary(self, call: Call, handler: Unary) -> None:
         try:
             answer = await handler(call.messages.popleft(), call)
+            flag = 0
+            if call.encoder is not None:
+                flag, answer = await call.encoder.encode(answer)
             if not call.finished:
-                self._answer(call, answer)
+                self._answer(call, answer, flag)
         except asyncio.CancelledError:
             self._end_cancelled(call)
             raise
@@ -615,6 +680,7 @@ class Connection(asyncio.BufferedProtocol):
 
     def _finish(self, call: Call, block: bytes) -> None:
         """Send a last header block and forget the call."""
+        self._keepalive.spoke = True
         self._write(_last_frame(call, block))
         self._forget(call)
 
@@ -669,23 +735,24 @@ class Connection(asyncio.BufferedProtocol):
         if self._transport is not None and not self._transport.is_closing():
             self._transport.write(data)
 
-    def _answer(self, call: Call, parts: Sequence[Buffer]) -> None:
+    def _answer(self, call: Call, parts: Sequence[Buffer], flag: int) -> None:
         """End a unary call well; in one write if the windows allow it, as they nearly always do."""
         size = sum(map(len, parts)) + 5
         window = min(call.credit + self._first_send_window, self._send_window, self._max_frame)
         if size > window or not self._writable:
-            call.put(parts)
+            call.put(parts, flag)
             call.trailers = headers.TRAILERS_OK
             self.pump(call)
             return
         self._send_window -= size
+        self._keepalive.spoke = True
         stream = call.stream
         self._write(
             b"".join(
                 (
                     _head_frame(call),
                     frames.header(size, frames.DATA, 0, stream),
-                    prefix(size - 5),
+                    prefix(size - 5, flag),
                     *parts,
                     frames.frame(frames.HEADERS, _END, stream, headers.TRAILERS_OK),
                 )
@@ -709,6 +776,7 @@ class Connection(asyncio.BufferedProtocol):
             done = not call.unsent and call.trailers is not None
             if done and call.trailers is not None:
                 out.append(_last_frame(call, call.trailers))
+            self._keepalive.spoke = True
             if out and self._transport is not None and not self._transport.is_closing():
                 self._transport.writelines(out)
             if done:
@@ -745,7 +813,8 @@ class Connection(asyncio.BufferedProtocol):
 
 def _head_frame(call: Call) -> bytes:
     """The frame in front of a call's messages."""
-    return frames.frame(frames.HEADERS, frames.END_HEADERS, call.stream, headers.RESPONSE)
+    block = headers.RESPONSE if call.encoder is None else call.encoder.head
+    return frames.frame(frames.HEADERS, frames.END_HEADERS, call.stream, block)
 
 
 def _last_frame(call: Call, block: bytes) -> bytes:

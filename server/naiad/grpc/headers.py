@@ -33,6 +33,7 @@ class CallHead:
     fault: why gRPC cannot take the call, empty if it can.
     metadata: the client's own headers, lower-case; those that end in -bin are base64 text still.
     timeout: seconds, None for none.  encoding: of the compressed messages, `identity` for none.
+    accepted: encodings that answers may have.
     """
 
     http_status: int = 0
@@ -41,6 +42,7 @@ class CallHead:
     encoding: str = "identity"
     timeout: float | None = None
     metadata: Sequence[tuple[str, str]] = ()
+    accepted: frozenset[str] = frozenset()
 
 
 class HeadReader:
@@ -71,7 +73,9 @@ class HeadReader:
         return head
 
 
-_SPECIAL: Final = frozenset((b"content-type", b"grpc-encoding", b"grpc-timeout", b"te"))
+_SPECIAL: Final = frozenset(
+    (b"content-type", b"grpc-accept-encoding", b"grpc-encoding", b"grpc-timeout", b"te")
+)
 _PSEUDO: Final = frozenset((b":method", b":scheme", b":path", b":authority"))
 _FORBIDDEN: Final = frozenset(
     (b"connection", b"keep-alive", b"proxy-connection", b"transfer-encoding", b"upgrade")
@@ -105,7 +109,8 @@ def _head(fields: Iterable[Field]) -> CallHead:
         timeout = _seconds(special[b"grpc-timeout"])
         fault = "" if timeout is not None else "grpc-timeout is no number of 8 digits and a unit"
     encoding = special.get(b"grpc-encoding", "identity")
-    return CallHead(0, fault, special[b":path"], encoding, timeout, tuple(metadata))
+    accepted = frozenset(special.get(b"grpc-accept-encoding", "").replace(" ", "").split(","))
+    return CallHead(0, fault, special[b":path"], encoding, timeout, tuple(metadata), accepted)
 
 
 def _http_status(special: dict[bytes, str]) -> int:
@@ -144,6 +149,12 @@ RESPONSE: Final = (
     + literal("grpc-accept-encoding", "identity,deflate,gzip")
 )
 """The block in front of an answer's messages."""
+
+
+def response(encoding: str) -> bytes:
+    """The same in front of messages that may be compressed so."""
+    return RESPONSE + literal("grpc-encoding", encoding)
+
 
 TRAILERS_OK: Final = literal("grpc-status", "0")
 """The block behind the messages of a call that went well."""

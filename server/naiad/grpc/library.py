@@ -8,7 +8,7 @@ import asyncio
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Final, NoReturn
+from typing import Any, NoReturn
 
 import grpc
 
@@ -17,24 +17,12 @@ from naiad.core.forwarding import HeaderForwarding
 from naiad.core.restriction import Restriction
 from naiad.core.trace import RequestTrace, Tracing
 from naiad.grpc.errors import STATUS, details, known
+from naiad.grpc.options import LARGEST, MOST_MS, Effort, GrpcOptions
 from naiad.grpc.server import port_taken
-from naiad.grpc.service import InferenceService
+from naiad.grpc.service import INFERENCE, InferenceService
 from naiad.grpc.stream import Streaming, Unary, sent
-from naiad.grpc.wire import LARGEST
 from naiad.tls import Tls
 from naiad_backends.api import Buffer
-
-_OPTIONS: Final = (
-    ("grpc.max_receive_message_length", LARGEST),
-    ("grpc.max_send_message_length", LARGEST),
-    # Triton's keepalive: quiet clients stay, hasty ones are sent away.
-    ("grpc.keepalive_time_ms", 7_200_000),
-    ("grpc.keepalive_timeout_ms", 20_000),
-    ("grpc.keepalive_permit_without_calls", 0),
-    ("grpc.http2.max_pings_without_data", 2),
-    ("grpc.http2.min_ping_interval_without_data_ms", 300_000),
-    ("grpc.http2.max_ping_strikes", 2),
-)
 
 
 class LibraryServer:
@@ -49,18 +37,23 @@ class LibraryServer:
         forward: HeaderForwarding | None = None,
         restriction: Restriction | None = None,
         tls: Tls | None = None,
+        options: GrpcOptions | None = None,
     ) -> None:
         """port: 0 picks a free one.  reuse_port: other processes may listen on it too.
         forward: which metadata of inference calls goes to the model.
-        restriction: which calls need metadata, and which.  tls: None for none."""
+        restriction: which calls need metadata, and which.  tls: None for none.
+        options: None for the defaults."""
+        options = options or GrpcOptions()
         self._address = address
         self._port = port
         self._credentials = None if tls is None else _credentials(tls)
         self._service = InferenceService(data_plane, forward, restriction)
         self._server = grpc.aio.server(
-            options=(*_OPTIONS, ("grpc.so_reuseport", int(reuse_port))),
+            options=(*_arguments(options), ("grpc.so_reuseport", int(reuse_port))),
         )
-        self._server.add_generic_rpc_handlers([_Handlers(self._service, data_plane.tracing)])
+        compressed = options.compression is not Effort.NONE
+        handlers = _Handlers(self._service, data_plane.tracing, compressed)
+        self._server.add_generic_rpc_handlers([handlers])
 
     async def start(self) -> int:
         """Listen; returns the port. Raises UNAVAILABLE if that port cannot be had."""
@@ -82,6 +75,24 @@ class LibraryServer:
         await self._server.stop(grace)
 
 
+def _arguments(options: GrpcOptions) -> Sequence[tuple[str, int]]:
+    """What the library calls these options."""
+    keepalive = options.keepalive
+    return (
+        ("grpc.max_receive_message_length", options.most_received),
+        ("grpc.max_send_message_length", LARGEST),
+        ("grpc.default_compression_level", list(Effort).index(options.compression)),
+        ("grpc.keepalive_time_ms", min(keepalive.time_ms, MOST_MS)),
+        ("grpc.keepalive_timeout_ms", min(keepalive.timeout_ms, MOST_MS)),
+        ("grpc.keepalive_permit_without_calls", int(keepalive.without_calls)),
+        ("grpc.http2.max_pings_without_data", keepalive.most_pings),
+        ("grpc.http2.min_ping_interval_without_data_ms", keepalive.least_interval_ms),
+        ("grpc.http2.max_ping_strikes", keepalive.most_strikes),
+        ("grpc.max_connection_age_ms", min(keepalive.age_ms or MOST_MS, MOST_MS)),
+        ("grpc.max_connection_age_grace_ms", min(keepalive.grace_ms or MOST_MS, MOST_MS)),
+    )
+
+
 def _credentials(tls: Tls) -> grpc.ServerCredentials:
     pair = Path(tls.key).read_bytes(), Path(tls.certificate).read_bytes()
     roots = Path(tls.roots).read_bytes() if tls.roots else None
@@ -95,8 +106,12 @@ class _Handlers(grpc.GenericRpcHandler):  # type: ignore[type-arg]  # generic in
     """All methods by path. Methods that are registered by name cost more: grpc.aio awaits each
     one anew with every request."""
 
-    def __init__(self, service: InferenceService, tracing: Tracing) -> None:
-        unary = {path: _unary(call, tracing) for path, call in service.unary.items()}
+    def __init__(self, service: InferenceService, tracing: Tracing, compressed: bool) -> None:
+        """compressed: answers to inference are; the library by itself does it for all answers."""
+        unary = {
+            path: _unary(call, tracing, compressed and path not in INFERENCE)
+            for path, call in service.unary.items()
+        }
         self._methods = unary | {path: _stream(call) for path, call in service.streaming.items()}
 
     def service(
@@ -105,12 +120,14 @@ class _Handlers(grpc.GenericRpcHandler):  # type: ignore[type-arg]  # generic in
         return self._methods.get(handler_call_details.method)
 
 
-def _unary(call: Unary, tracing: Tracing) -> "grpc.RpcMethodHandler[bytes, bytes]":
+def _unary(call: Unary, tracing: Tracing, plain: bool) -> "grpc.RpcMethodHandler[bytes, bytes]":
     async def handle(data: bytes, context: Context) -> bytes:
         caller = _Caller(context)
         if tracing.on:
             caller.came = time.perf_counter_ns()
         try:
+            if plain:
+                context.disable_next_message_compression()
             return b"".join(await call(data, caller))
         except Exception as error:
             await _abort(context, error)

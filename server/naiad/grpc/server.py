@@ -8,8 +8,10 @@ from collections.abc import Mapping
 from naiad.core.dataplane import DataPlane
 from naiad.core.forwarding import HeaderForwarding
 from naiad.core.restriction import Restriction
+from naiad.grpc.compression import Encoder, encoders
 from naiad.grpc.connection import Connection
-from naiad.grpc.service import InferenceService
+from naiad.grpc.options import GrpcOptions
+from naiad.grpc.service import INFERENCE, InferenceService
 from naiad.grpc.stream import Streaming, Unary
 from naiad.tls import Tls, listening
 from naiad_backends.errors import NaiadError, unavailable
@@ -27,10 +29,12 @@ class GrpcServer:
         forward: HeaderForwarding | None = None,
         restriction: Restriction | None = None,
         tls: Tls | None = None,
+        options: GrpcOptions | None = None,
     ) -> None:
         """port: 0 picks a free one.  reuse_port: other processes may listen on it too.
         forward: which metadata of inference calls goes to the model.
-        restriction: which calls need metadata, and which.  tls: None for none."""
+        restriction: which calls need metadata, and which.  tls: None for none.
+        options: None for the defaults."""
         self._address = address
         self._port = port
         self._reuse_port = reuse_port
@@ -39,6 +43,11 @@ class GrpcServer:
         self.tracing = data_plane.tracing
         self.unary: Mapping[str, Unary] = self._service.unary
         self.streaming: Mapping[str, Streaming] = self._service.streaming
+        self.options = options or GrpcOptions()
+        choices = encoders(self.options.compression)
+        self.encoders: Mapping[str, Mapping[str, Encoder]] = (
+            dict.fromkeys(INFERENCE, choices) if choices else {}
+        )
         self._listener: asyncio.Server | None = None
         self._connections: set[Connection] = set()
         self._changed = asyncio.Event()

@@ -296,6 +296,10 @@ def _path(name: str) -> str:
     return f"/{_SERVICE.full_name}/{name}"
 
 
+INFERENCE: Final = frozenset((_path("ModelInfer"), _path(_STREAM)))
+"""The paths of the calls that run models."""
+
+
 def _call(kind: type[M], answer: Callable[[M], Awaitable[Message]]) -> Unary:
     """A call on messages as a call on bytes."""
 

@@ -10,14 +10,12 @@ from typing import TypeVar
 
 from google.protobuf.message import DecodeError, Message
 
+from naiad.grpc.options import LARGEST
 from naiad_backends.api import Buffer
 from naiad_backends.errors import invalid
 from naiad_proto import grpc_service_pb2 as pb
 
 M = TypeVar("M", bound=Message)
-
-LARGEST = 2**31 - 1
-"""Bytes that a message may have, in either direction; protobuf ends there."""
 
 _LARGE = 64 * 1024
 """From this many bytes on, taking a message apart costs less than letting protobuf copy it."""

@@ -11,8 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from naiad.grpc.call import LARGEST, Call, CallFault
+from naiad.grpc.call import Call, CallFault
 from naiad.grpc.headers import CallHead
+from naiad.grpc.options import LARGEST
 from naiad_backends.api import Buffer
 
 

@@ -7,8 +7,8 @@ from google.protobuf.message import DecodeError
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from naiad.grpc.options import LARGEST
 from naiad.grpc.wire import (
-    LARGEST,
     parse,
     read_request,
     write_response,
