@@ -19,7 +19,7 @@ from naiad.settings import Settings
 from naiad_backends.errors import Code
 from naiad_proto import grpc_service_pb2
 
-OPTION_ROW = re.compile(r"^\| `--([a-z-]+)` \| (?:`([^`]*)`)? ?\|", re.MULTILINE)
+OPTION_ROW = re.compile(r"^\| `--([a-z0-9-]+)` \| (?:`([^`]*)`)? ?\|", re.MULTILINE)
 
 
 def documented_options() -> dict[str, str]:

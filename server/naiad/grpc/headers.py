@@ -21,6 +21,7 @@ _MOST_REMEMBERED: Final = 256
 _LONGEST_REMEMBERED: Final = 1024
 
 _GRPC: Final = re.compile(r"application/grpc(?:[+;].*)?", re.IGNORECASE)
+_NAME: Final = re.compile(r"[^\s,]+")
 _TIMEOUT: Final = re.compile(r"([0-9]{1,8})([HMSmun])")
 _UNITS: Final = {"H": 3600.0, "M": 60.0, "S": 1.0, "m": 1e-3, "u": 1e-6, "n": 1e-9}
 
@@ -109,7 +110,7 @@ def _head(fields: Iterable[Field]) -> CallHead:
         timeout = _seconds(special[b"grpc-timeout"])
         fault = "" if timeout is not None else "grpc-timeout is no number of 8 digits and a unit"
     encoding = special.get(b"grpc-encoding", "identity")
-    accepted = frozenset(special.get(b"grpc-accept-encoding", "").replace(" ", "").split(","))
+    accepted = frozenset(_NAME.findall(special.get(b"grpc-accept-encoding", "")))
     return CallHead(0, fault, special[b":path"], encoding, timeout, tuple(metadata), accepted)
 
 
