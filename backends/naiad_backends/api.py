@@ -197,7 +197,7 @@ class Request:
 
     model_version: decimal digits, or empty for the version that the server chooses.
     inputs: by name, in the order in which they came.
-    outputs: names of the wanted outputs; empty means all of the model's.
+    outputs: names of the wanted outputs; empty means all of the model's `outputs`.
     classes: by output, how many of its best classes are wanted in its place. The server sees to
         that; a backend gives the output as ever.
     cancelled: nobody waits for the answer any more, because the client has left or its deadline has
@@ -230,8 +230,12 @@ class Request:
 class Response:
     """The answer to one request: outputs, or an error.
 
-    A backend fills `outputs`, `parameters` and `error`; the server adds the model's name and the
-    version that ran.
+    A backend fills `outputs`, `parameters`, `error` and `reschedule`; the server adds the model's
+    name and the version that ran.
+
+    reschedule: the model is not done with the request: run it again. Nothing of this response goes
+        to the client; the server keeps the states that it has. Only where the configuration has
+        `sequence_batching.iterative_sequence`.
     """
 
     outputs: Sequence[Tensor] = ()
@@ -239,6 +243,7 @@ class Response:
     error: NaiadError | None = None
     model_name: str = ""
     model_version: str = ""
+    reschedule: bool = False
 
 
 @dataclass(slots=True)
@@ -342,6 +347,10 @@ class ModelSpec:
     placements: one per instance that the server will ask for.
     decoupled: a request may have any number of responses; instances are `StreamingInstance`s.
     batch_inputs, batch_outputs: what tells a model of the parts of a ragged batch.
+    server_inputs: what the server adds to each request beside `inputs`, such as a sequence's
+        controls and states: inputs to the model like the others, which clients do not see.
+    server_outputs: what the server keeps for itself: outputs like the others, but given only to a
+        request that names them.
     """
 
     name: str
@@ -359,6 +368,8 @@ class ModelSpec:
     decoupled: bool = False
     batch_inputs: tuple[BatchInput, ...] = ()
     batch_outputs: tuple[BatchOutput, ...] = ()
+    server_inputs: tuple[TensorSpec, ...] = ()
+    server_outputs: tuple[TensorSpec, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -71,11 +71,14 @@ def scatter(name: str, array: Array, sizes: Sequence[int]) -> list[Array]:
     return parts
 
 
-def wanted_outputs(requests: Sequence[Request], names: Sequence[str]) -> Sequence[str]:
-    """Those of the model's output `names` that at least one request wants, in that order."""
+def wanted_outputs(
+    requests: Sequence[Request], names: Sequence[str], hidden: Sequence[str] = ()
+) -> Sequence[str]:
+    """Those of the model's output `names` that at least one request wants, in that order, and then
+    those of the `hidden` ones, which a request has to name."""
     wanted: set[str] = set()
     for request in requests:
-        if not request.outputs:
+        if not (request.outputs or hidden):
             return names
-        wanted.update(request.outputs)
-    return [name for name in names if name in wanted]
+        wanted.update(request.outputs or names)
+    return [name for name in (*names, *hidden) if name in wanted]

@@ -36,10 +36,13 @@ class OnnxInstance(Instance):
         self._runner = runner
         self._batched = batched
         self._outputs = [output.name for output in spec.outputs]
-        self._datatypes = {output.name: output.datatype for output in spec.outputs}
+        self._hidden = [output.name for output in spec.server_outputs]
+        inputs = spec.inputs + spec.server_inputs
+        outputs = spec.outputs + spec.server_outputs
+        self._datatypes = {output.name: output.datatype for output in outputs}
         # Only tensors that need more than a hand-over have a step.
-        self._before = _steps(spec.inputs, lambda tensor: _input_step(tensor, batched))
-        self._after = _steps(spec.outputs, lambda tensor: _output_step(tensor, batched))
+        self._before = _steps(inputs, lambda tensor: _input_step(tensor, batched))
+        self._after = _steps(outputs, lambda tensor: _output_step(tensor, batched))
         self._ragged = frozenset(tensor.name for tensor in spec.inputs if tensor.ragged)
         self._made = spec.batch_inputs
         self._split = {
@@ -97,7 +100,7 @@ class OnnxInstance(Instance):
             return Execution([Response(error=error)])
 
     def _run_batch(self, requests: Sequence[Request]) -> Execution:
-        wanted = wanted_outputs(requests, self._outputs)
+        wanted = wanted_outputs(requests, self._outputs, self._hidden)
         feed = {name: self._gathered(requests, name) for name in requests[0].inputs}
         for made in self._made:
             tensor = batch_input(made, requests, self._batched)
@@ -111,7 +114,7 @@ class OnnxInstance(Instance):
         }
         responses = []
         for i, request in enumerate(requests):
-            names = request.outputs or wanted
+            names = request.outputs or self._outputs
             responses.append(Response(self._finish(names, [parts[name][i] for name in names])))
         return Execution(responses, start, end)
 

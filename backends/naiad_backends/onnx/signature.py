@@ -4,7 +4,7 @@ Completes what the configuration leaves out and refuses what contradicts the fil
 of running a model.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -52,13 +52,24 @@ class Signature:
 
 @dataclass(frozen=True, slots=True)
 class _Side:
-    """The inputs or the outputs: the file's ports and what the configuration says of them."""
+    """The inputs or the outputs: the file's ports and what the configuration says of them.
+
+    of_server: tensors that only the server and the model see.
+    """
 
     field: str
     ports: tuple[Port, ...]
     given: tuple[TensorSpec, ...]
+    of_server: tuple[TensorSpec, ...] = ()
     split: frozenset[str] = frozenset()
     """Outputs that come for the whole batch, in any shape."""
+
+    def places(self) -> Iterator[tuple[str, TensorSpec]]:
+        """All tensors, each with the field of the configuration that it comes from."""
+        for i, given in enumerate(self.given):
+            yield f"{self.field}[{i}]", given
+        for given in self.of_server:
+            yield "sequence_batching", given
 
 
 def read_signature(session: Any) -> Signature:
@@ -79,7 +90,8 @@ def complete(signature: Signature, spec: ModelSpec, default_max_batch_size: int)
     """Fill in what `spec` leaves out.
 
     Inputs that are given are checked, and required ones that are missing are added. Outputs that
-    are given are checked and stay the only ones: a configuration may serve some of them.
+    are given are checked and stay the only ones: a configuration may serve some of them. What the
+    server adds and keeps is checked and left out.
     A model batches if every input and output has a dynamic first dimension, unless the
     configuration gives dims that include it.
 
@@ -96,11 +108,12 @@ def complete(signature: Signature, spec: ModelSpec, default_max_batch_size: int)
         max_batch_size = default_max_batch_size
     batched = max_batch_size > 0
     for side in _sides(signature, spec):
-        for i, given in enumerate(side.given):
-            _check_tensor(side, i, given, batched)
+        for field, given in side.places():
+            _check_tensor(side, field, given, batched)
         if batched:
             _check_batch(side, [port for port in side.ports if not port.optional])
-    given_names = {given.name for given in spec.inputs}
+    given_names = {given.name for given in spec.inputs + spec.server_inputs}
+    kept = {given.name for given in spec.server_outputs}
     inputs = [_complete_tensor(given, signature.inputs, batched) for given in spec.inputs]
     inputs += [
         _from_port(port, "input", batched)
@@ -108,7 +121,9 @@ def complete(signature: Signature, spec: ModelSpec, default_max_batch_size: int)
         if not port.optional and port.name not in given_names
     ]
     outputs = [_complete_tensor(given, signature.outputs, batched) for given in spec.outputs]
-    outputs = outputs or [_from_port(port, "output", batched) for port in signature.outputs]
+    outputs = outputs or [
+        _from_port(port, "output", batched) for port in signature.outputs if port.name not in kept
+    ]
     return Completion(tuple(inputs), tuple(outputs), max_batch_size)
 
 
@@ -116,12 +131,13 @@ def check(signature: Signature, spec: ModelSpec) -> None:
     """Raise INVALID_ARG where a complete `spec` contradicts the graph."""
     batched = spec.max_batch_size > 0
     for side in _sides(signature, spec):
-        for i, given in enumerate(side.given):
-            _check_tensor(side, i, given, batched)
-        served = {given.name for given in side.given}
+        for field, given in side.places():
+            _check_tensor(side, field, given, batched)
+        served = {given.name for _, given in side.places()}
         if batched:
             _check_batch(side, [port for port in side.ports if port.name in served - side.split])
-    named = {given.name for given in spec.inputs} | _check_made(signature, spec)
+    named = {given.name for given in spec.inputs + spec.server_inputs}
+    named |= _check_made(signature, spec)
     for port in signature.inputs:
         if not port.optional and port.name not in named:
             raise invalid(
@@ -149,11 +165,12 @@ def _check_made(signature: Signature, spec: ModelSpec) -> set[str]:
 
 def _sides(signature: Signature, spec: ModelSpec) -> tuple[_Side, _Side]:
     return (
-        _Side("input", signature.inputs, spec.inputs),
+        _Side("input", signature.inputs, spec.inputs, spec.server_inputs),
         _Side(
             "output",
             signature.outputs,
             spec.outputs,
+            spec.server_outputs,
             frozenset(name for output in spec.batch_outputs for name in output.targets),
         ),
     )
@@ -164,7 +181,7 @@ def _leave_out_batch(signature: Signature, spec: ModelSpec) -> bool:
     return not any(
         _has_dims(given) and port.name == given.name and len(given.model_dims) == len(port.shape)
         for side in _sides(signature, spec)
-        for given in side.given
+        for _, given in side.places()
         for port in side.ports
     )
 
@@ -173,8 +190,7 @@ def _has_dims(given: TensorSpec) -> bool:
     return bool(given.dims) or given.reshape is not None
 
 
-def _check_tensor(side: _Side, i: int, given: TensorSpec, batched: bool) -> None:
-    field = f"{side.field}[{i}]"
+def _check_tensor(side: _Side, field: str, given: TensorSpec, batched: bool) -> None:
     port = next((port for port in side.ports if port.name == given.name), None)
     if port is None:
         names = ", ".join(port.name for port in side.ports) or "none"
