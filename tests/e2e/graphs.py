@@ -135,6 +135,74 @@ def sum_and_difference() -> bytes:
     )
 
 
+def accumulator(batched: bool = True, id_type: str = "INT64", factor: int = 1) -> bytes:
+    """`sum = factor * x + before`, INT32, and what it was told: `told` are START, END and READY,
+    `whose` is CORRID, `rows` the number of rows of its batch. The state: `before` in, `after` out.
+
+    It fails where x is negative: no session takes index -1000 of a tensor of one element.
+    """
+    kind, lead = TensorProto.INT32, ["batch"] if batched else []
+    constants = {"ones": np.array([1], np.int64), "zero": np.array([0], np.int64)}
+    constants |= {"least": np.array(0, np.int32), "far": np.array(-1000, np.int64)}
+    constants["factor"] = np.array(factor, np.int32)
+    nodes = [
+        # Where any x is negative, the index is out of bounds.
+        helper.make_node("ReduceMin", ["x"], ["smallest"], keepdims=0),
+        helper.make_node("Less", ["smallest", "least"], ["bad"]),
+        helper.make_node("Cast", ["bad"], ["bad_number"], to=TensorProto.INT64),
+        helper.make_node("Mul", ["bad_number", "far"], ["index"]),
+        helper.make_node("Gather", ["zero", "index"], ["nothing"]),
+        helper.make_node("Cast", ["nothing"], ["nothing_32"], to=kind),
+        helper.make_node("Add", ["x", "nothing_32"], ["checked"]),
+        helper.make_node("Mul", ["checked", "factor"], ["scaled"]),
+        helper.make_node("Add", ["scaled", "before"], ["sum"]),
+        helper.make_node("Identity", ["sum"], ["after"]),
+        helper.make_node("Concat", ["START", "END", "READY"], ["told"], axis=-1),
+        helper.make_node("Identity", ["CORRID"], ["whose"]),
+        helper.make_node("Shape", ["x"], ["shape"]),
+        helper.make_node("Gather", ["shape", "zero"], ["count"]),
+        helper.make_node("Expand", ["count", "shape"], ["rows"]),
+    ]
+    names = dict.fromkeys(("x", "before", "START", "END", "READY"), kind)
+    inputs: dict[str, int] = {**names, "CORRID": ONNX_TYPES[id_type]}
+    outputs: dict[str, int] = {"sum": kind, "after": kind, "told": kind, "rows": TensorProto.INT64}
+    outputs["whose"] = ONNX_TYPES[id_type]
+    graph = helper.make_graph(
+        nodes,
+        "accumulator",
+        [helper.make_tensor_value_info(n, kind, [*lead, 1]) for n, kind in inputs.items()],
+        [
+            helper.make_tensor_value_info(name, kind, [*lead, 3 if name == "told" else 1])
+            for name, kind in outputs.items()
+        ],
+        [numpy_helper.from_array(array, name) for name, array in constants.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    return model.SerializeToString()
+
+
+def sequences(more: str = "", id_type: str = "INT64", first: str = "zero_data: true") -> str:
+    """The scheduler of an `accumulator`; `more` is added to it."""
+    kinds = ("START", "END", "READY")
+    controls = "".join(
+        f"""
+        control_input {{ name: "{kind}"
+          control {{ kind: CONTROL_SEQUENCE_{kind} int32_false_true: [ 0, 1 ] }} }}"""
+        for kind in kinds
+    )
+    config_type = {"BYTES": "STRING"}.get(id_type, id_type)
+    return f"""
+    backend: "onnxruntime"
+    sequence_batching {{{controls}
+        control_input {{ name: "CORRID"
+          control {{ kind: CONTROL_SEQUENCE_CORRID data_type: TYPE_{config_type} }} }}
+        state {{ input_name: "before" output_name: "after" data_type: TYPE_INT32 dims: [ 1 ]
+          initial_state {{ name: "none yet" data_type: TYPE_INT32 dims: [ 1 ] {first} }} }}
+        {more}
+    }}
+    """
+
+
 def _serialised(
     nodes: list[NodeProto],
     inputs: Mapping[str, int],

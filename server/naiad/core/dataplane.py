@@ -22,6 +22,7 @@ from naiad_backends.errors import invalid
 
 EXTENSIONS = (
     "classification",
+    "sequence",
     "model_repository",
     "model_repository(unload_dependents)",
     "schedule_policy",
@@ -97,7 +98,7 @@ class DataPlane:
         Raises the model's own error if the model fails. Cancelling the call cancels the request.
         A server that is stopping still answers what its front ends let in.
         """
-        served = self._registry.find(request.model_name, request.model_version)
+        served = self._model(request)
         if request.trace is None:
             return await served.infer(request)
         request.trace.mark(_START)
@@ -111,13 +112,13 @@ class DataPlane:
 
         Raises as `infer`, at once for an unknown model. Closing the iterator cancels the request.
         """
-        parts = self._registry.find(request.model_name, request.model_version).stream(request)
+        parts = self._model(request).stream(request)
         return parts if request.trace is None else _traced(request.trace, parts)
 
     def trace(self, request: Request) -> RequestTrace | None:
         """Begin the trace of a request that is to be run next, if it is one of those to trace. The
         caller has to release it. Raises as `infer` does for an unknown model."""
-        served = self._registry.find(request.model_name, request.model_version)
+        served = self._model(request)
         return self.tracing.begin(request, served.version)
 
     def trace_settings(self, model: str = "") -> TraceSettings:
@@ -145,6 +146,12 @@ class DataPlane:
         self.started = True
         self._registry.tell()
 
+    def _model(self, request: Request) -> ServedModel:
+        name, version, id = request.model_name, request.model_version, request.correlation_id
+        if id:
+            return self._registry.find_for(name, version, id, request.sequence_start)
+        return self._registry.find(name, version)
+
     def stop(self) -> None:
         """The server shuts down: it is not ready any more, and no request waits for company."""
         self.stopping = True
@@ -168,8 +175,8 @@ class DataPlane:
         return True
 
     def spec(self, name: str, version: str = "") -> ModelSpec:
-        """The inputs, outputs and batching of a ready model."""
-        return self._registry.find(name, version).spec
+        """The inputs, outputs and batching of a model that takes requests."""
+        return self._registry.find_any(name, version).spec
 
     def model_metadata(self, name: str, version: str = "") -> ModelMetadata:
         """Names, datatypes and shapes of a ready model's tensors."""

@@ -110,7 +110,8 @@ class Lifecycle:
 
     async def unload(self, name: str) -> None:
         """Take all versions of a model out of service. Returns at once; requests that are running
-        finish, and only then is the memory given back. An unknown model is no error."""
+        and sequences that have begun finish, and only then is the memory given back. An unknown
+        model is no error."""
         async with self._turn(name):
             self._loaded.pop(name, None)
             self._registry.pardon(name)
@@ -183,10 +184,13 @@ class Lifecycle:
         return {f.name: fingerprint(f.path) for f in self._repositories.scan().values()}
 
     async def close(self) -> None:
-        """Unload everything, waiting for the loads and requests that are running."""
+        """Unload everything, waiting for the loads and requests that are running. More requests do
+        not come, so that sequences end here."""
         self._closed = True
         # A load that is still looking at its files is in no registry yet, but it has its lock.
         await asyncio.gather(*map(self.unload, {*self._registry.names(), *self._locks.keys()}))
+        for served in self._registry.leaving():
+            served.end_sequences()
         while self._tasks:
             await asyncio.wait(self._tasks)
         await asyncio.to_thread(self._threads.shutdown)
@@ -318,8 +322,11 @@ class Lifecycle:
         self._retire(served, gone)
 
     def _retire(self, served: ServedModel, gone: Callable[[], None]) -> None:
+        self._registry.leave(served)
+
         async def wait() -> None:
             await served.retire()
+            self._registry.gone(served)
             await asyncio.to_thread(served.close)
             gone()
 

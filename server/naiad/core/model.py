@@ -15,8 +15,10 @@ from naiad.core.responses import Part
 from naiad.core.scheduling.decoupled import Decoupled
 from naiad.core.scheduling.direct import Direct
 from naiad.core.scheduling.dynamic import Dynamic
+from naiad.core.scheduling.feed import Feed
 from naiad.core.scheduling.patience import AdaptivePatience, FixedPatience
 from naiad.core.scheduling.scheduler import Scheduler
+from naiad.core.scheduling.sequence import Sequenced
 from naiad.core.scheduling.shapes import batch_key
 from naiad.core.stats import ModelStatistics
 from naiad.core.warmup import warmer
@@ -43,6 +45,7 @@ class LoadedModel:
     """What a loader thread brings back: framework objects that nobody schedules yet.
 
     labels: of the classes of outputs, by index.
+    initial_states: what the states of a sequence begin with.
     seconds: how long the model and its instances took, warm-up included.
     upload: the folder that it was loaded from, if that came with the request.
     """
@@ -52,6 +55,7 @@ class LoadedModel:
     model: Model
     instances: Sequence[Instance]
     labels: Mapping[str, Sequence[bytes]]
+    initial_states: Mapping[str, Tensor]
     seconds: float = 0.0
     upload: Upload | None = None
 
@@ -81,27 +85,35 @@ def load(
 
 def _load(backend: Backend, config: ModelConfig, spec: ModelSpec) -> LoadedModel:
     labels = config.labels(spec.path.parent)
+    states = config.initial_states(spec.path.parent)
     begun = time.perf_counter()
     model = backend.load(spec)
     instances: list[Instance] = []
     try:
         for placement in spec.placements:
             instances.append(model.instance(placement))
-        _check_kind(spec, instances)
+        _check_kind(config, spec, instances)
         warm = warmer(spec, config.warmups(spec.path.parent))
         for instance in instances:
             warm(instance)
     except BaseException:
-        LoadedModel(config, spec, model, instances, labels).close()
+        LoadedModel(config, spec, model, instances, labels, states).close()
         raise
-    return LoadedModel(config, spec, model, instances, labels, time.perf_counter() - begun)
+    seconds = time.perf_counter() - begun
+    return LoadedModel(config, spec, model, instances, labels, states, seconds)
 
 
-def _check_kind(spec: ModelSpec, instances: Sequence[Instance]) -> None:
+def _check_kind(config: ModelConfig, spec: ModelSpec, instances: Sequence[Instance]) -> None:
     if spec.decoupled and not all(isinstance(one, StreamingInstance) for one in instances):
         raise unsupported(
             "this backend gives exactly one response to each request",
             field="model_transaction_policy.decoupled",
+            hint="remove it",
+        )
+    if spec.decoupled and config.has_sequence_batching:
+        raise unsupported(
+            "a decoupled model cannot have sequences yet",
+            field="sequence_batching",
             hint="remove it",
         )
 
@@ -112,6 +124,17 @@ def _scheduler(loaded: LoadedModel, stats: ModelStatistics) -> Scheduler:
     name = f"{spec.name}/{spec.version}"
     if spec.decoupled:
         return Decoupled(name, loaded.instances, stats)
+    sequences = loaded.config.sequence_batching()
+    if sequences is not None:
+        return Sequenced(
+            name,
+            loaded.instances,
+            stats,
+            sequences,
+            spec.max_batch_size or 1,
+            batch_key(spec),
+            Feed(sequences, spec, loaded.initial_states),
+        )
     if batching is None:
         return Direct(name, loaded.instances, stats)
     delay = batching.delay_ns
@@ -144,6 +167,8 @@ class ServedModel:
         buckets = self.config.padding_buckets()
         self._padding = Padding(loaded.spec, buckets) if buckets else None
         self._scheduler = _scheduler(loaded, self.stats)
+        self.sequences = self._scheduler if isinstance(self._scheduler, Sequenced) else None
+        """Its sequences; None if its requests do not belong together."""
 
     @property
     def pending(self) -> int:
@@ -230,9 +255,14 @@ class ServedModel:
         """Keep no request waiting for others to join it from now on."""
         self._scheduler.hurry()
 
+    def end_sequences(self) -> None:
+        """No more requests come, so that no sequence goes on."""
+        if self.sequences is not None:
+            self.sequences.forget_all()
+
     async def retire(self) -> None:
-        """Wait for the requests that are still running, then end the threads. The framework's
-        objects are closed by `close`, off the event loop."""
+        """Wait for requests that are still running and sequences that go on, then end the threads.
+        The framework's objects are closed by `close`, off the event loop."""
         await self._scheduler.drained()
         await self._scheduler.stop()
 

@@ -36,10 +36,14 @@ class VersionRecord:
 
 @dataclass(slots=True)
 class ModelRecord:
-    """All versions of one model. `default` serves requests that name none: the highest ready."""
+    """All versions of one model. `default` serves requests that name none: the highest ready.
+
+    leaving: out of service but for the sequences that they have begun.
+    """
 
     versions: dict[str, VersionRecord] = field(default_factory=dict)
     default: ServedModel | None = None
+    leaving: list[ServedModel] = field(default_factory=list)
     failure: str = ""
     """Why the last load failed before it came to any version; empty if it did not."""
 
@@ -81,6 +85,42 @@ class Registry:
                 if plain != version:
                     return self.find(name, plain)
         raise self._missing(name, version)
+
+    def find_for(self, name: str, version: str, id: int | str, start: bool) -> ServedModel:
+        """The same for a request of a sequence, which stays where it began: a version that is out
+        of service goes on with the sequences that it has.
+
+        start: the request begins a sequence, so that an older one with this id is of the past.
+        """
+        record = self._models.get(name)
+        if record is None:
+            return self.find(name, version)
+        number = _version_number(version)
+        if start:
+            for model in record.leaving:
+                if model.sequences is not None and number in ("", model.version):
+                    model.sequences.forget(id)
+            return self.find(name, version)
+        ready = [] if number else [v.model for v in record.versions.values() if v.model]
+        for model in (*reversed(ready), *record.leaving):
+            if (
+                model.sequences is not None
+                and number in ("", model.version)
+                and id in model.sequences
+            ):
+                return model
+        return self.find(name, version)
+
+    def find_any(self, name: str, version: str = "") -> ServedModel:
+        """The same as `find`, but also a version that is kept for its sequences only."""
+        try:
+            return self.find(name, version)
+        except NaiadError:
+            record = self._models.get(name)
+            for model in reversed(record.leaving if record else ()):
+                if _version_number(version) in ("", model.version):
+                    return model
+            raise
 
     def _missing(self, name: str, version: str) -> NaiadError:
         number = _version_number(version)
@@ -188,6 +228,20 @@ class Registry:
         """Call the listeners: something changed, here or in what the server says of itself."""
         for listener in self.listeners:
             listener()
+
+    def leave(self, model: ServedModel) -> None:
+        """Note that a version goes out of service, until it is `gone`."""
+        if model.sequences is not None:
+            self._models[model.name].leaving.append(model)
+
+    def gone(self, model: ServedModel) -> None:
+        """A version is out of service for good."""
+        if model.sequences is not None:
+            self._models[model.name].leaving.remove(model)
+
+    def leaving(self) -> list[ServedModel]:
+        """The versions that are kept for their sequences only."""
+        return [model for record in self._models.values() for model in record.leaving]
 
     def _arrange(self, record: ModelRecord) -> None:
         record.versions = dict(sorted(record.versions.items(), key=lambda item: int(item[0])))

@@ -34,7 +34,10 @@ def warmer(spec: ModelSpec, warmups: Sequence[Warmup]) -> Callable[[Instance], N
 
     Raises INVALID_ARG for a file that cannot be read or is too short.
     """
-    ready = [(one, [_tensor(spec, given) for given in one.inputs]) for one in warmups]
+    ready = [
+        (one, [_tensor(spec, given) for given in one.inputs] + _of_server(spec, one))
+        for one in warmups
+    ]
 
     def warm(instance: Instance) -> None:
         for warmup, tensors in ready:
@@ -110,6 +113,21 @@ def _tensor(spec: ModelSpec, given: WarmupInput) -> Tensor:
         error.field = f"{given.path}.input_data_file"
         raise
     return Tensor.from_wire(given.name, given.datatype, shape, data)
+
+
+def _of_server(spec: ModelSpec, warmup: Warmup) -> list[Tensor]:
+    """Zeros for what the server adds to requests, where the warm-up does not say."""
+    given = {tensor.name for tensor in warmup.inputs}
+    lead = (1,) if spec.max_batch_size else ()
+    return [
+        Tensor.from_numpy(
+            tensor.name,
+            _zeros(tensor.datatype, (*lead, *(max(size, 1) for size in tensor.dims))),
+            tensor.datatype,
+        )
+        for tensor in spec.server_inputs
+        if tensor.name not in given
+    ]
 
 
 def _zeros(datatype: str, shape: tuple[int, ...]) -> Array:

@@ -121,14 +121,24 @@ def fill_tensors(message: pb.ModelConfig, completion: Completion) -> None:
         batches = completion.max_batch_size > 1
         if batches and message.WhichOneof("scheduling_choice") is None:
             message.dynamic_batching.SetInParent()
-    made = {name for batch_input in message.batch_input for name in batch_input.target_name}
+    made, kept = _of_the_server(message)
     inputs = {tensor.name: tensor for tensor in message.input}
     outputs = {tensor.name: tensor for tensor in message.output}
     for spec in completion.inputs:
         if spec.name not in made:
             _fill_input(inputs.get(spec.name) or message.input.add(name=spec.name), spec)
     for spec in completion.outputs:
-        _fill_tensor(outputs.get(spec.name) or message.output.add(name=spec.name), spec)
+        if spec.name in outputs or spec.name not in kept:
+            _fill_tensor(outputs.get(spec.name) or message.output.add(name=spec.name), spec)
+
+
+def _of_the_server(message: pb.ModelConfig) -> tuple[set[str], set[str]]:
+    """Inputs that the server makes and outputs that it keeps, so that clients do not see them."""
+    batching = message.sequence_batching
+    made = {name for batch_input in message.batch_input for name in batch_input.target_name}
+    made |= {control_input.name for control_input in batching.control_input}
+    made |= {state.input_name for state in batching.state}
+    return made, {state.output_name for state in batching.state}
 
 
 def _fill_input(tensor: pb.ModelInput, spec: TensorSpec) -> None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 from google.protobuf import text_format
 
 from naiad.repository import (
@@ -31,9 +32,10 @@ from naiad_backends.api import (
     Completion,
     ModelSpec,
     Placement,
+    Tensor,
     TensorSpec,
 )
-from naiad_backends.datatypes import BY_CONFIG_NAME
+from naiad_backends.datatypes import BY_CONFIG_NAME, DATATYPES
 from naiad_backends.errors import Code, NaiadError, invalid
 from naiad_proto import model_config_pb2 as pb
 
@@ -152,6 +154,10 @@ class ModelConfig:
         """
         return scheduling.padding_buckets(self._message)
 
+    def sequence_batching(self) -> scheduling.SequenceBatching | None:
+        """How sequences run; None if requests do not belong together."""
+        return scheduling.sequence_batching(self._message)
+
     @property
     def has_sequence_batching(self) -> bool:
         return self._message.HasField("sequence_batching")
@@ -267,6 +273,7 @@ class ModelConfig:
         """One version as its backend sees it. A data type that is not known yet is empty."""
         message = self._message
         accelerators = message.optimization.execution_accelerators
+        server_inputs, server_outputs = _server_tensors(message)
         return ModelSpec(
             name=message.name,
             version=version,
@@ -286,6 +293,8 @@ class ModelConfig:
                 BatchOutput(tuple(split.target_name), "".join(split.source_input[:1]))
                 for split in message.batch_output
             ),
+            server_inputs=server_inputs,
+            server_outputs=server_outputs,
         )
 
     def labels(self, folder: Path) -> dict[str, list[bytes]]:
@@ -312,6 +321,17 @@ class ModelConfig:
         folder: the model's.
         """
         return warmup.warmups(self._message, folder)
+
+    def initial_states(self, folder: Path) -> dict[str, Tensor]:
+        """What the states of a sequence begin with, by input, without a batch dimension.
+
+        folder: the model's. Raises INVALID_ARG for a file that cannot be read or does not fit.
+        """
+        batching = self.sequence_batching()
+        return {
+            state.input.name: _initial_state(state, folder)
+            for state in (batching.states if batching else ())
+        }
 
     def message(self) -> pb.ModelConfig:
         """A copy as the protobuf message."""
@@ -384,6 +404,40 @@ def _batch_input(made: pb.BatchInput) -> BatchInput:
         "FP32" if made.data_type == pb.TYPE_FP32 else "INT32",
         "".join(made.source_input[:1]),
     )
+
+
+def _server_tensors(
+    message: pb.ModelConfig,
+) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
+    """Inputs that the server adds to requests, and outputs that it keeps for itself."""
+    batching = scheduling.sequence_batching(message)
+    if batching is None:
+        return (), ()
+    told = {tensor.name for tensor in message.output}
+    return (
+        tuple(control.tensor for control in batching.controls)
+        + tuple(state.input for state in batching.states),
+        tuple(state.output for state in batching.states if state.output.name not in told),
+    )
+
+
+def _initial_state(state: scheduling.State, folder: Path) -> Tensor:
+    name, datatype, dims = state.input.name, state.input.datatype, state.initial_dims
+    kind = DATATYPES[datatype]
+    if not state.initial_file:
+        zeros = np.zeros(dims, kind.numpy) if kind.size else np.full(dims, b"", object)
+        return Tensor.from_numpy(name, zeros, datatype)
+    try:
+        content = (folder / scheduling.INITIAL_STATES / state.initial_file).read_bytes()
+        return Tensor.from_wire(name, datatype, dims, content)
+    except OSError as error:
+        reason = f"'{state.initial_file}' cannot be read: {error.strerror}"
+        raise invalid(reason, field=f"{state.path}.initial_state[0].data_file") from error
+    except NaiadError as error:
+        raise invalid(
+            f"'{state.initial_file}': {error.message}",
+            field=f"{state.path}.initial_state[0].data_file",
+        ) from error
 
 
 def _accelerators(

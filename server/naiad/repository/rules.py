@@ -16,6 +16,7 @@ from naiad.repository import scheduling, schema, warmup
 from naiad.repository.completion import ENSEMBLE, MODEL_FILES, PLATFORM_BACKENDS
 from naiad.repository.layout import ModelFolder, leaves
 from naiad.repository.mistakes import Mistake, entry, item, member
+from naiad.repository.scheduling import INITIAL_STATES
 from naiad_backends.errors import NaiadError
 from naiad_proto import model_config_pb2 as pb
 
@@ -355,10 +356,82 @@ def _sequence_batching(config: pb.ModelConfig, facts: Facts) -> Iterator[Mistake
         yield Mistake(f"{path}.direct.minimum_slot_utilization", "is not in 0 to 1")
     oldest = batching.oldest.preferred_batch_size
     yield from _preferred(oldest, f"{path}.oldest", config.max_batch_size)
+    if batching.oldest.max_candidate_sequences < 0:
+        yield Mistake(f"{path}.oldest.max_candidate_sequences", "is negative")
+    yield from _names_of_server(config, path)
     for index, state in enumerate(batching.state):
-        if len(state.initial_state) > 1:
-            own = f"{item(f'{path}.state', index)}.initial_state"
-            yield Mistake(own, f"has {len(state.initial_state)} entries", "keep one")
+        yield from _state(state, item(f"{path}.state", index), facts)
+
+
+def _names_of_server(config: pb.ModelConfig, path: str) -> Iterator[Mistake]:
+    """Names of the tensors that clients do not see: each once, and none of them an input."""
+    batching = config.sequence_batching
+    places = [
+        (f"{item(f'{path}.control_input', index)}.name", control_input.name)
+        for index, control_input in enumerate(batching.control_input)
+    ]
+    states = [(item(f"{path}.state", index), state) for index, state in enumerate(batching.state)]
+    places += [(f"{own}.input_name", state.input_name) for own, state in states]
+    outputs = [(f"{own}.output_name", state.output_name) for own, state in states]
+    inputs = {tensor.name for tensor in config.input}
+    for place, name in (*places, *outputs):
+        if not name:
+            yield Mistake(place, "is missing")
+    for place, name in places:
+        if name in inputs:
+            yield Mistake(
+                place, f"'{name}' is also an input", "remove it from 'input': the server adds it"
+            )
+    for group in (places, outputs):
+        counts = Counter(name for _, name in group if name)
+        for place, name in group:
+            if counts[name] > 1:
+                yield Mistake(place, f"'{name}' is used twice", "rename one")
+    told = {tensor.name: tensor.data_type for tensor in config.output}
+    for own, state in states:
+        if told.get(state.output_name, state.data_type) != state.data_type:
+            yield Mistake(f"{own}.data_type", f"differs from that of output '{state.output_name}'")
+
+
+def _state(state: pb.ModelSequenceBatching.State, path: str, facts: Facts) -> Iterator[Mistake]:
+    if state.data_type == pb.TYPE_INVALID:
+        yield Mistake(f"{path}.data_type", "is missing", "use one such as TYPE_FP32")
+    yield from _dims(state.dims, f"{path}.dims")
+    if len(state.initial_state) > 1:
+        number = len(state.initial_state)
+        yield Mistake(f"{path}.initial_state", f"has {number} entries", "keep one")
+    for index, first in enumerate(state.initial_state[:1]):
+        own = item(f"{path}.initial_state", index)
+        if first.data_type != state.data_type:
+            yield Mistake(f"{own}.data_type", "differs from that of the state")
+        fits = len(first.dims) == len(state.dims) and all(
+            size > 0 and dim in (-1, size) for size, dim in zip(first.dims, state.dims, strict=True)
+        )
+        if not fits:
+            yield Mistake(
+                f"{own}.dims",
+                f"{list(first.dims)} does not fit the state's dims {list(state.dims)}",
+                "give a size of 1 or more for each -1",
+            )
+        yield from _initial_data(first, own, facts)
+
+
+def _initial_data(
+    first: pb.ModelSequenceBatching.InitialState, path: str, facts: Facts
+) -> Iterator[Mistake]:
+    name = first.data_file
+    if first.WhichOneof("state_data") is None:
+        yield Mistake(path, "has no data", "write zero_data: true, or data_file with a file's name")
+    elif first.HasField("data_file") and (not name or leaves(name)):
+        yield Mistake(
+            f"{path}.data_file", f"'{name}' leaves the folder {INITIAL_STATES}", "name a file in it"
+        )
+    elif name and not (facts.folder.path / INITIAL_STATES / name).is_file():
+        yield Mistake(
+            f"{path}.data_file",
+            f"there is no file '{name}'",
+            f"put it at {facts.folder.name}/{INITIAL_STATES}/{name}",
+        )
 
 
 def _controls(batching: pb.ModelSequenceBatching, path: str) -> Iterator[Mistake]:
@@ -367,8 +440,9 @@ def _controls(batching: pb.ModelSequenceBatching, path: str) -> Iterator[Mistake
     )
     for index, control_input in enumerate(batching.control_input):
         own = item(f"{path}.control_input", index)
-        if not control_input.name:
-            yield Mistake(f"{own}.name", "is missing")
+        if len(control_input.control) != 1:
+            number = len(control_input.control)
+            yield Mistake(f"{own}.control", f"needs exactly one entry, not {number}")
         for place, control in enumerate(control_input.control):
             control_path = item(f"{own}.control", place)
             if kinds[control.kind] > 1:

@@ -5,9 +5,15 @@ Knows the messages of the configuration, and nothing of how anything is schedule
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Literal
 
+from naiad_backends.api import TensorSpec
+from naiad_backends.datatypes import BY_CONFIG_NAME
 from naiad_backends.errors import invalid
 from naiad_proto import model_config_pb2 as pb
+
+INITIAL_STATES = "initial_state"
+"""The folder of a model with the files of its first states."""
 
 AUTO_DELAY = "max_queue_delay_microseconds"
 """The parameter of a model that, set to `auto`, lets the server choose the queue delay."""
@@ -103,6 +109,137 @@ def dynamic_batching(config: pb.ModelConfig) -> DynamicBatching | None:
             for level in batching.priority_queue_policy
         },
     )
+
+
+_Control = pb.ModelSequenceBatching.Control
+
+Fact = Literal["START", "END", "READY", "CORRID"]
+"""What a control input tells the model of a request's place in its sequence."""
+
+_FACTS: Mapping[int, Fact] = {
+    _Control.CONTROL_SEQUENCE_START: "START",
+    _Control.CONTROL_SEQUENCE_END: "END",
+    _Control.CONTROL_SEQUENCE_READY: "READY",
+    _Control.CONTROL_SEQUENCE_CORRID: "CORRID",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Control:
+    """One control input. values: for false and for true; nothing for the id of the sequence."""
+
+    fact: Fact
+    tensor: TensorSpec
+    values: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """One tensor that the server keeps for a sequence: the model's output of one request is its
+    input with the next.
+
+    initial_dims: what the first one is like.  initial_file: its bytes, a file in the model's folder
+    `initial_state`; empty for zeros.  path: of the field that names it.
+    """
+
+    input: TensorSpec
+    output: TensorSpec
+    initial_dims: tuple[int, ...]
+    initial_file: str
+    path: str
+
+
+@dataclass(frozen=True, slots=True)
+class SequenceBatching:
+    """`ModelSequenceBatching`.
+
+    idle_ns: after so long without a request a sequence is forgotten.
+    oldest: the strategy, else it is `direct`.
+    slots: sequences of each instance that run at a time.
+    preferred: batch sizes worth sending at once, of strategy oldest; none means the largest one.
+    delay_ns: how long a request may wait for a better batch.
+    utilization: share of the rows worth sending at once, of strategy direct.
+    iterative: a request is a sequence of its own, which the model may ask to run again.
+    """
+
+    idle_ns: int
+    oldest: bool
+    slots: int
+    controls: tuple[Control, ...] = ()
+    states: tuple[State, ...] = ()
+    preferred: tuple[int, ...] = ()
+    delay_ns: int = 0
+    utilization: float = 0.0
+    iterative: bool = False
+
+
+def sequence_batching(config: pb.ModelConfig) -> SequenceBatching | None:
+    """What a complete configuration asks for; None if it has no sequence batcher."""
+    if not config.HasField("sequence_batching"):
+        return None
+    batching = config.sequence_batching
+    oldest = batching.HasField("oldest")
+    rows = max(config.max_batch_size, 1)
+    strategy = batching.oldest if oldest else batching.direct
+    return SequenceBatching(
+        idle_ns=batching.max_sequence_idle_microseconds * 1000,
+        oldest=oldest,
+        slots=(batching.oldest.max_candidate_sequences or rows) if oldest else rows,
+        controls=tuple(_controls(batching)),
+        states=tuple(_states(batching)),
+        preferred=tuple(batching.oldest.preferred_batch_size),
+        delay_ns=strategy.max_queue_delay_microseconds * 1000,
+        utilization=batching.direct.minimum_slot_utilization,
+        iterative=batching.iterative_sequence,
+    )
+
+
+def _controls(batching: pb.ModelSequenceBatching) -> list[Control]:
+    return [
+        Control(
+            _FACTS[control.kind],
+            TensorSpec(control_input.name, _control_type(control), (1,)),
+            (
+                *control.int32_false_true,
+                *control.fp32_false_true,
+                *control.bool_false_true,
+            ),
+        )
+        for control_input in batching.control_input
+        for control in control_input.control
+    ]
+
+
+def _control_type(control: pb.ModelSequenceBatching.Control) -> str:
+    if control.kind == _Control.CONTROL_SEQUENCE_CORRID:
+        return _datatype(control.data_type)
+    if control.int32_false_true:
+        return "INT32"
+    return "FP32" if control.fp32_false_true else "BOOL"
+
+
+def _states(batching: pb.ModelSequenceBatching) -> list[State]:
+    states: list[State] = []
+    for index, state in enumerate(batching.state):
+        datatype, dims = _datatype(state.data_type), tuple(state.dims)
+        first = state.initial_state[0] if state.initial_state else None
+        states.append(
+            State(
+                TensorSpec(state.input_name, datatype, dims),
+                TensorSpec(state.output_name, datatype, dims),
+                # Without more to go by, a size that may vary begins with 1, as in Triton.
+                tuple(first.dims) if first else tuple(max(size, 1) for size in dims),
+                first.data_file if first else "",
+                f"sequence_batching.state[{index}]",
+            )
+        )
+    return states
+
+
+def _datatype(number: int) -> str:
+    known = pb.DataType.DESCRIPTOR.values_by_number.get(number)
+    kind = None if known is None else BY_CONFIG_NAME.get(known.name)
+    return "" if kind is None else kind.name
 
 
 def _policy(policy: pb.ModelQueuePolicy) -> QueuePolicy:

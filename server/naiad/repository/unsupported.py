@@ -12,7 +12,6 @@ from naiad.repository.mistakes import Mistake, item, member
 from naiad_proto import model_config_pb2 as pb
 
 _REFUSED = {
-    "sequence_batching": "sequence batching is not available yet",
     "ensemble_scheduling": "ensembles are not available yet",
     "model_repository_agents.agents": "repository agents are not available yet",
 }
@@ -26,6 +25,9 @@ _IGNORED = {
     "optimization.cuda": "no CUDA graphs are captured",
     "optimization.eager_batching": "one batch is prepared at a time",
     "optimization.gather_kernel_buffer_threshold": "batches are gathered on the CPU",
+    "sequence_batching.state.use_same_buffer_for_input_output": "each step has memory of its own,"
+    " so that a step that fails leaves the state as it was",
+    "sequence_batching.state.use_growable_memory": "each step has memory of its own",
     "model_operations.op_library_filename": "no operator library is loaded",
     "cc_model_filenames": "the default file runs on every GPU",
     "runtime": "the backend chooses its own",

@@ -429,9 +429,9 @@ def test_refused_and_ignored(read: Read) -> None:
     config = read("\ndynamic_batching { }\nresponse_cache { }\nruntime: 'r'")
     assert config.refused() is None
     assert [text.split(":")[0] for text in config.ignored()] == ["runtime"]
-    sequence = read("\nsequence_batching { }").refused()
-    assert sequence is not None
-    assert (sequence.code, sequence.field) == (Code.UNSUPPORTED, "config.pbtxt:2")
+    ensemble = read("\nensemble_scheduling { }").refused()
+    assert ensemble is not None
+    assert (ensemble.code, ensemble.field) == (Code.UNSUPPORTED, "config.pbtxt:2")
 
 
 def test_what_was_completed_is_not_reported_as_ignored(read: Read) -> None:

@@ -32,6 +32,8 @@ BUCKETS = "parameters { key: 'padding_buckets' value { string_value: '%s' } }"
 SEQUENCE = BARE + "max_batch_size: 8 sequence_batching "
 WARM = BARE + IO + "model_warmup { batch_size: 1 inputs { key: 'x' value { %s } } }"
 WARM_PATH = 'model_warmup[0].inputs["x"]'
+STATE = SEQUENCE + "{ state { input_name: 's' output_name: 't' data_type: TYPE_FP32 dims: [2, -1] "
+FIRST = "initial_state { data_type: TYPE_FP32 dims: [2, 3] zero_data: true }"
 CONTROL = SEQUENCE + "{ control_input { name: 'c' control "
 
 
@@ -220,10 +222,50 @@ def test_good_configurations(text: str, facts: Facts) -> None:
             "sequence_batching.oldest.preferred_batch_size[0]",
         ),
         (
-            SEQUENCE + "{ state { initial_state { } initial_state { } } }",
-            "sequence_batching.state[0].initial_state",
+            SEQUENCE + "{ oldest { max_candidate_sequences: -1 } }",
+            "sequence_batching.oldest.max_candidate_sequences",
         ),
-        (SEQUENCE + "{ control_input { } }", "sequence_batching.control_input[0].name"),
+        (STATE + f"{FIRST} {FIRST} }} }}", "sequence_batching.state[0].initial_state"),
+        (
+            STATE + "initial_state { data_type: TYPE_FP32 dims: [2, 3] } } }",
+            "sequence_batching.state[0].initial_state[0]",
+        ),
+        (
+            STATE + FIRST.replace("FP32", "INT32") + "} }",
+            "sequence_batching.state[0].initial_state[0].data_type",
+        ),
+        (
+            STATE + FIRST.replace("2, 3", "2, -1") + "} }",
+            "sequence_batching.state[0].initial_state[0].dims",
+        ),
+        (
+            STATE + FIRST.replace("2, 3", "2") + "} }",
+            "sequence_batching.state[0].initial_state[0].dims",
+        ),
+        (
+            STATE + FIRST.replace("zero_data: true", "data_file: '../x'") + "} }",
+            "sequence_batching.state[0].initial_state[0].data_file",
+        ),
+        (
+            STATE + FIRST.replace("zero_data: true", "data_file: 'missing'") + "} }",
+            "sequence_batching.state[0].initial_state[0].data_file",
+        ),
+        (STATE + "dims: 0 } }", "sequence_batching.state[0].dims[2]"),
+        (STATE.replace("TYPE_FP32", "0") + "} }", "sequence_batching.state[0].data_type"),
+        (STATE.replace("'t'", "''") + "} }", "sequence_batching.state[0].output_name"),
+        (STATE + "} } " + IO.replace('"x"', '"s"'), "sequence_batching.state[0].input_name"),
+        (
+            STATE + "} } output { name: 't' data_type: TYPE_INT8 dims: 1 }",
+            "sequence_batching.state[0].data_type",
+        ),
+        (
+            SEQUENCE + "{ control_input { control { int32_false_true: [0, 1] } } }",
+            "sequence_batching.control_input[0].name",
+        ),
+        (
+            SEQUENCE + "{ control_input { name: 'c' } }",
+            "sequence_batching.control_input[0].control",
+        ),
         (CONTROL + "{ } } }", "sequence_batching.control_input[0].control[0]"),
         (
             CONTROL + "{ int32_false_true: 0 } } }",
@@ -322,9 +364,21 @@ def test_targets_are_listed_once(facts: Facts) -> None:
 
 def test_each_kind_of_control_is_given_once(facts: Facts) -> None:
     control = "control { int32_false_true: [ 0, 1 ] }"
-    text = SEQUENCE + f"{{ control_input {{ name: 'c' {control} {control} }} }}"
-    assert paths(text, facts) == [
-        f"sequence_batching.control_input[0].control[{index}].kind" for index in (0, 1)
+    inputs = "".join(f"control_input {{ name: '{name}' {control} }} " for name in "ab")
+    assert paths(SEQUENCE + f"{{ {inputs} }}", facts) == [
+        f"sequence_batching.control_input[{index}].control[0].kind" for index in (0, 1)
+    ]
+
+
+def test_names_that_the_server_adds_are_used_once(facts: Facts) -> None:
+    state = "state { input_name: 'c' output_name: 't' data_type: TYPE_FP32 dims: 1 }"
+    control = "control_input { name: 'c' control { int32_false_true: [ 0, 1 ] } }"
+    assert paths(SEQUENCE + f"{{ {control} {state} {state} }}", facts) == [
+        "sequence_batching.control_input[0].name",
+        "sequence_batching.state[0].input_name",
+        "sequence_batching.state[1].input_name",
+        "sequence_batching.state[0].output_name",
+        "sequence_batching.state[1].output_name",
     ]
 
 

@@ -63,13 +63,15 @@ class Batch:
     """Jobs that run together.
 
     place: which of the instances it runs on, for its scheduler.  phases: set once it was executed.
+    fixed: the place of each job in the batch means something, so that abandoned ones run as well.
     """
 
-    __slots__ = ("jobs", "phases", "place")
+    __slots__ = ("fixed", "jobs", "phases", "place")
 
-    def __init__(self, jobs: Sequence[Job], place: int = 0) -> None:
+    def __init__(self, jobs: Sequence[Job], place: int = 0, fixed: bool = False) -> None:
         self.jobs = jobs
         self.place = place
+        self.fixed = fixed
         self.phases: Phases | None = None
 
     def count(self, stats: ModelStatistics) -> int:
@@ -84,7 +86,7 @@ class Batch:
 def run(instance: Instance, batch: Batch) -> None:
     """Execute a batch and leave responses and phases in it and its jobs. Never raises: the model's
     faults end up in the responses. Abandoned jobs are left as they are."""
-    jobs = [job for job in batch.jobs if not job.abandoned]
+    jobs = [job for job in batch.jobs if batch.fixed or not job.abandoned]
     if not jobs:
         return
     start = time.perf_counter_ns()

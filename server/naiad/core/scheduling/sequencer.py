@@ -71,8 +71,8 @@ class Sequence(Generic[StepT]):
 class Sequencer(Generic[StepT]):
     """Sequences by id, in their slots or in the backlog, which is first in, first out.
 
-    A sequence hands out one request at a time, in the order in which they came. `due` are those that
-    have one to hand out; the caller asks for them with `take` after every other call.
+    A sequence hands out one request at a time, in the order in which they came. The caller asks for
+    what is to be handed out with `take`, after every other call.
     """
 
     def __init__(self, instances: int, slots: int, idle_ns: int) -> None:

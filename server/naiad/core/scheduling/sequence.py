@@ -1,0 +1,310 @@
+"""The scheduler of models with a sequence batcher: requests that belong together, in their order.
+
+Whose turn it is, and what runs together, is for the sequencer and the lanes to say; here are the
+moments at which they are asked (a request came, an instance is free, a time has come) and the ends
+of requests.
+"""
+
+import asyncio
+import logging
+import secrets
+import time
+from collections.abc import AsyncGenerator, Callable, Hashable
+from collections.abc import Sequence as Listed
+
+from naiad.core.responses import Part
+from naiad.core.scheduling.feed import Feed
+from naiad.core.scheduling.instances import Batch, Job, Outbox, Worker, run
+from naiad.core.scheduling.lanes import Candidates, Lane, Rows
+from naiad.core.scheduling.sequencer import Sequence, Sequencer
+from naiad.core.scheduling.timer import Alarm
+from naiad.core.stats import Failure, ModelStatistics
+from naiad.repository.scheduling import SequenceBatching
+from naiad_backends.api import Instance, Request, Response, Tensor
+from naiad_backends.errors import Code, NaiadError, invalid
+
+logger = logging.getLogger(__name__)
+
+
+class Step(Job):
+    """One request of a sequence.
+
+    asked, inputs: of the client; the request itself has what goes to the model.
+    start: it opens the sequence.  end: it is the last one.
+    """
+
+    __slots__ = ("asked", "end", "inputs", "sequence", "start")
+
+    def __init__(self, request: Request, start: bool, end: bool) -> None:
+        super().__init__(request, 1)
+        self.inputs: dict[str, Tensor] = request.inputs
+        self.asked = tuple(request.outputs)
+        self.start = start
+        self.end = end
+        self.sequence: Sequence[Step] | None = None
+
+
+class Sequenced:
+    """Runs sequences on instances: each is bound to one, and has one request at a time there."""
+
+    def __init__(
+        self,
+        name: str,
+        instances: Listed[Instance],
+        stats: ModelStatistics,
+        batching: SequenceBatching,
+        largest: int,
+        key: Callable[[Request], Hashable],
+        feed: Feed,
+    ) -> None:
+        """largest: batch elements of one execution.
+        key: requests of equal keys may share a batch."""
+        self.in_flight = 0
+        self._stats = stats
+        self._batching = batching
+        self._key = key
+        self._feed = feed
+        self._sequencer: Sequencer[Step] = Sequencer(
+            len(instances), batching.slots, batching.idle_ns
+        )
+        self._lanes = [_lane(batching, largest) for _ in instances]
+        self._loop = asyncio.get_running_loop()
+        self._alarm = Alarm(self._dispatch)
+        self._planned = False
+        self._empty = asyncio.Event()
+        outbox: Outbox[Batch] = Outbox(self._finished)
+        self._instances = instances
+        self._workers: Listed[Worker[Instance, Batch]] = ()
+        if any(instance.blocking for instance in instances):
+            self._workers = [
+                Worker(f"{name}#{place}", instance, run, outbox)
+                for place, instance in enumerate(instances)
+            ]
+        self._free = [True] * len(instances)
+
+    @property
+    def pending(self) -> int:
+        return self._sequencer.waiting + sum(map(len, self._lanes))
+
+    def __contains__(self, id: int | str) -> bool:
+        """Whether a live sequence has this id."""
+        return id in self._sequencer
+
+    def forget(self, id: int | str) -> None:
+        """Take no more requests of the sequence with this id; what is queued still runs."""
+        self._sequencer.forget(id)
+        self._plan()
+
+    def forget_all(self) -> None:
+        """The same for all, so that `drained` waits for none of them."""
+        self._sequencer.forget_all()
+        self._plan()
+
+    # -- requests
+
+    async def submit(self, request: Request, batch_size: int) -> Response:
+        step = self._admit(request, batch_size)
+        future: asyncio.Future[Response] = self._loop.create_future()
+        step.future = future
+        self.in_flight += 1
+        self._plan()
+        try:
+            return await future
+        except asyncio.CancelledError:
+            self._cancel(step)
+            raise
+
+    async def stream(self, request: Request, batch_size: int) -> AsyncGenerator[Part, None]:
+        yield Part(await self.submit(request, batch_size), True)
+
+    def _admit(self, request: Request, batch_size: int) -> Step:
+        if batch_size != 1:
+            raise invalid(
+                f"the batch size is {batch_size}, but a request of a sequence has one row",
+                hint="send one request for each step of a sequence",
+            )
+        iterative = self._batching.iterative
+        id, start = request.correlation_id, request.sequence_start or iterative
+        if not id:
+            if not iterative:
+                raise invalid(
+                    "a request to a sequence model needs the id of its sequence",
+                    field='parameters["sequence_id"]',
+                    hint="give a number other than 0, or a text",
+                )
+            id = request.correlation_id = self._own_id()
+        self._feed.check_id(id)
+        if start and not iterative and id in self._sequencer:
+            logger.warning(
+                "model '%s': sequence %.60r starts anew before it has ended", request.model_name, id
+            )
+        step = Step(request, start, request.sequence_end or iterative)
+        step.sequence = self._sequencer.arrive(step, id, start, request.timeout_us * 1000)
+        return step
+
+    def _own_id(self) -> int | str:
+        """An id for a request that is a sequence of its own and came without one."""
+        while True:
+            id = self._feed.own_id(secrets.randbits(63) | 1)
+            if id not in self._sequencer:
+                return id
+
+    def _cancel(self, step: Step) -> None:
+        sequence = step.sequence
+        if sequence is None:
+            return
+        for dropped in self._sequencer.cancel(sequence):
+            self._withdraw(dropped)
+        running = sequence.running
+        if running is not None and self._lanes[sequence.instance].remove(running, sequence.slot):
+            self._withdraw(running)
+            self._sequencer.done(sequence, time.perf_counter_ns())
+        self._plan()
+
+    def _withdraw(self, step: Step) -> None:
+        """A queued request that never runs, because one of its sequence was cancelled."""
+        if step.future is not None and not step.future.done():
+            step.future.set_exception(
+                NaiadError(Code.CANCELLED, "another request of its sequence was cancelled")
+            )
+        self._stats.failed(step.arrived, time.perf_counter_ns(), Failure.CANCELED)
+        self.in_flight -= 1
+
+    def _refuse(self, step: Step) -> None:
+        now = time.perf_counter_ns()
+        self._stats.failed(step.arrived, now, Failure.REJECTED)
+        if step.future is not None and not step.future.done():
+            step.future.set_exception(
+                NaiadError(
+                    Code.UNAVAILABLE,
+                    "the sequence timed out in the backlog: all slots were taken for"
+                    f" {(now - step.arrived) // 1000} us",
+                    hint="come back later, or allow more time",
+                    retry_after_s=self._stats.usual_seconds(),
+                )
+            )
+        self.in_flight -= 1
+
+    # -- batches
+
+    def _plan(self) -> None:
+        """Dispatch once the loop has read what else has come in already."""
+        if not self._planned:
+            self._planned = True
+            self._loop.call_soon(self._dispatch)
+
+    def _dispatch(self) -> None:
+        self._planned = False
+        now = time.perf_counter_ns()
+        for step in self._sequencer.expire(now):
+            self._refuse(step)
+        self._hand_out()
+        wake = self._sequencer.next_deadline()
+        for place, lane in enumerate(self._lanes):
+            while self._free[place] and len(lane):
+                steps = lane.form(now, self._sequencer.highest(place))
+                if not steps:
+                    if lane.wake is not None:
+                        wake = lane.wake if wake is None else min(wake, lane.wake)
+                    break
+                self._send(steps, place)
+        self._alarm.set(wake)
+        if not self.in_flight and not self._sequencer.live:
+            self._empty.set()
+
+    def _hand_out(self) -> None:
+        for sequence, step in self._sequencer.take():
+            self._prepare(sequence, step)
+
+    def _prepare(self, sequence: Sequence[Step], step: Step) -> None:
+        """Give a request what belongs to it, now that the one before it has ended."""
+        feed, request = self._feed, step.request
+        if step.start:
+            sequence.memory = feed.initial
+        step.key = (self._key(request), feed.key(sequence.memory))
+        added = feed.inputs(sequence.id, step.start, request.sequence_end, sequence.memory)
+        request.inputs = step.inputs | added
+        request.outputs = feed.outputs(step.asked)
+        self._lanes[sequence.instance].put(step, sequence.slot)
+
+    def _send(self, steps: Listed[Step | None], place: int) -> None:
+        self._free[place] = False
+        jobs: Listed[Job] = [step for step in steps if step is not None]
+        if len(jobs) < len(steps):
+            filler = self._feed.filler(jobs[0].request)
+            jobs = [Job(filler, 0) if step is None else step for step in steps]
+        batch = Batch(jobs, place, fixed=not self._batching.oldest)
+        if self._workers:
+            self._workers[place].inbox.put(batch)
+        else:
+            run(self._instances[place], batch)
+            self._settle(batch)
+            self._hand_out()
+
+    def _finished(self, batch: Batch) -> None:
+        self._settle(batch)
+        self._dispatch()
+
+    def _settle(self, batch: Batch) -> None:
+        self._free[batch.place] = True
+        batch.count(self._stats)
+        now = time.perf_counter_ns()
+        for job in batch.jobs:
+            if isinstance(job, Step) and job.sequence is not None:
+                self._after(job, job.sequence, now)
+
+    def _after(self, step: Step, sequence: Sequence[Step], now: int) -> None:
+        """A request has run, or was abandoned before."""
+        response, request = step.response, step.request
+        request.inputs, request.outputs = step.inputs, step.asked
+        if response is not None and response.error is None:
+            try:
+                sequence.memory = self._feed.keep(response, step.asked)
+            except NaiadError as error:
+                response = step.response = Response(error=error)
+            if response.reschedule and not step.abandoned:
+                if self._batching.iterative:
+                    self._again(sequence, step)
+                    return
+                step.response = Response(error=_not_iterative())
+        step.settle(self._stats)
+        self.in_flight -= 1
+        self._sequencer.done(sequence, now)
+
+    def _again(self, sequence: Sequence[Step], step: Step) -> None:
+        """The model is not done with it: once more, as neither the first nor the last."""
+        step.start = False
+        step.request.sequence_start = step.request.sequence_end = False
+        step.response = step.phases = None
+        self._prepare(sequence, step)
+
+    # -- the end
+
+    def hurry(self) -> None:
+        for lane in self._lanes:
+            lane.hurry()
+        self._plan()
+
+    async def drained(self) -> None:
+        self.hurry()
+        while self.in_flight or self._sequencer.live:
+            self._empty.clear()
+            await self._empty.wait()
+
+    async def stop(self) -> None:
+        await asyncio.gather(*[worker.stop() for worker in self._workers])
+        self._alarm.close()
+
+
+def _lane(batching: SequenceBatching, largest: int) -> Lane[Step]:
+    if batching.oldest:
+        return Candidates(batching.preferred, largest, batching.delay_ns)
+    return Rows(largest, batching.utilization, batching.delay_ns)
+
+
+def _not_iterative() -> NaiadError:
+    return invalid(
+        "the model asked to run the request again, which its configuration does not allow",
+        field="sequence_batching.iterative_sequence",
+        hint="set iterative_sequence to true",
+    )
