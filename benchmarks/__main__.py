@@ -1,25 +1,20 @@
 """`python -m benchmarks`: options, the servers of the run, and where the report goes."""
 
 import os
-import platform
-import shlex
-import sys
 import tempfile
 from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 
 import click
 
-from benchmarks import measure, peers, report, repositories, servers, workloads
+from benchmarks import arrivals, measure, peers, report, repositories, servers, workloads
 from benchmarks.bodies import PROTOCOLS
 from benchmarks.errors import BenchmarkError
+from benchmarks.facts import facts
 from benchmarks.servers import Server
-from naiad.repository.fetch import assemble
-from naiad.settings import cache_folder
+from benchmarks.weights import fetched, progress
 from naiad_backends.errors import NaiadError
 
-_EXAMPLES = {"magika": "magika", "silero": "silero_vad"}
-"""Folder of each model's weights in model_repository/."""
 _UNITS = {"K": 1 << 10, "M": 1 << 20}
 
 
@@ -48,6 +43,13 @@ class CommaList(click.ParamType[list[str]]):
     "--protocols", type=CommaList(PROTOCOLS), default=",".join(PROTOCOLS), show_default=True
 )
 @click.option("--concurrency", type=CommaList(), default="1,4,16,64", show_default=True)
+@click.option("--load", "loads", type=CommaList(arrivals.PATTERNS), default=arrivals.CLOSED)
+@click.option(
+    "--share",
+    default=0.8,
+    show_default=True,
+    help="Of the closed loop's rate, for the other loads.",
+)
 @click.option(
     "--payloads",
     type=CommaList(),
@@ -73,6 +75,8 @@ def main(
     models: list[str],
     protocols: list[str],
     concurrency: list[str],
+    loads: list[str],
+    share: float,
     payloads: list[str],
     peer_names: list[str],
     with_naiad: bool,
@@ -89,8 +93,15 @@ def main(
     with ExitStack() as stack:
         try:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="benchmark-")))
-            onnx_files = _fetched(models, folder / "weights")
-            cells = _cells(models, protocols, concurrency, payloads, onnx_files)
+            onnx_files = fetched(models, folder / "weights")
+            works = _workloads(models, payloads, onnx_files)
+            cells = [
+                measure.Cell(work, protocol, _clients(clients), pattern, share)
+                for work in works
+                for protocol in protocols
+                for clients in concurrency
+                for pattern in loads
+            ]
             started = [
                 stack.enter_context(
                     _start(
@@ -103,44 +114,25 @@ def main(
             raise click.ClickException(str(error)) from error
         if pin:
             os.sched_setaffinity(0, {1})
-        facts = _facts(started, rounds, duration)
+        told = facts("benchmarks") | _facts(started, rounds, duration)
         results = [_measured(cell, started, rounds, duration) for cell in cells]
     reference = "triton" if "triton" in names else names[0]
-    text = report.markdown(results, facts, reference)
+    text = report.markdown(results, told, reference)
     click.echo(text)
     if markdown_file:
         markdown_file.write_text(text)
     if json_file:
-        json_file.write_text(report.as_json(results, facts))
+        json_file.write_text(report.as_json(results, told))
 
 
-def _fetched(models: list[str], folder: Path) -> dict[str, Path]:
-    """The ONNX files of the models that have one, put into `folder` by the project's own fetch."""
-    wanted = {model: _EXAMPLES[model] for model in models if model in _EXAMPLES}
-    if wanted:
-        examples = Path(__file__).parent.parent / "model_repository"
-        assemble(examples, folder, cache_folder(), list(wanted.values()), echo=_progress)
-    return {model: folder / example / "1" / "model.onnx" for model, example in wanted.items()}
-
-
-def _progress(text: str) -> None:
-    print(text, file=sys.stderr)
-
-
-def _cells(
-    models: list[str],
-    protocols: list[str],
-    concurrency: list[str],
-    payloads: list[str],
-    onnx_files: dict[str, Path],
-) -> list[measure.Cell]:
+def _workloads(
+    models: list[str], payloads: list[str], onnx_files: dict[str, Path]
+) -> list[workloads.Workload]:
     sizes = {"identity": [_bytes(text) for text in payloads]}
     return [
-        measure.Cell(work, protocol, _clients(clients))
+        workloads.make(model, size, onnx_files)
         for model in models
-        for work in [workloads.make(model, size, onnx_files) for size in sizes.get(model, [0])]
-        for protocol in protocols
-        for clients in concurrency
+        for size in sizes.get(model, [0])
     ]
 
 
@@ -177,47 +169,27 @@ def _start(
         command = peers.triton(peers_home, repository, ports)
     else:
         repositories.write_naiad(repository, models, onnx_files, batching)
-        command = _naiad(repository, ports)
+        command = servers.naiad(repository, ports)
     return servers.running(name, command, ports, folder / f"{name}.log", cores)
-
-
-def _naiad(repository: Path, ports: peers.Ports) -> peers.Command:
-    executable = Path(sys.executable).with_name("naiad")
-    if not executable.is_file():
-        raise BenchmarkError(f"there is no {executable}: install the project, or use --no-naiad")
-    argv = [str(executable), "serve", "--model-repository", str(repository)]
-    argv += ["--allow-client-shm=true"]  # Triton 2.51 lets clients, too, and has no such option
-    for protocol in ("http", "grpc", "metrics"):
-        argv += [f"--{protocol}-port", str(getattr(ports, protocol))]
-    return peers.Command(argv, {})
 
 
 def _measured(
     cell: measure.Cell, started: list[Server], rounds: int, duration: float
 ) -> tuple[measure.Cell, dict[str, measure.Series]]:
     where = f"{cell.workload.model} {cell.protocol} {report.size_text(cell.workload.payload)}"
-    title = f"{where} c={cell.concurrency}"
+    title = f"{where} {cell.load}"
 
     def say(text: str) -> None:
-        _progress(f"{title} {text}")
+        progress(f"{title} {text}")
 
     return cell, measure.run_cell(cell, started, rounds, duration, say)
 
 
 def _facts(started: list[Server], rounds: int, duration: float) -> dict[str, str]:
     return {
-        "command": f"python -m benchmarks {shlex.join(sys.argv[1:])}",
-        "machine": f"{os.cpu_count()} CPUs, {_processor()}, Linux {platform.release()}",
-        "Python": platform.python_version(),
         "servers": ", ".join(f"{each.name} {each.version()}" for each in started),
         "rounds": f"{rounds} of {duration:g} s, servers in turns, client on the same machine",
     }
-
-
-def _processor() -> str:
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()
 
 
 if __name__ == "__main__":

@@ -49,7 +49,7 @@ def parse_head(head: bytes) -> tuple[int, dict[str, str]]:
 def exchange(port: int, request: bytes, timeout: float) -> Answer:
     """Sends one request on its own connection; waits at most `timeout` seconds."""
     kept = bytearray()
-    connection = _Connection(port, request, kept)
+    connection = Connection(port, request, kept)
     try:
         _loop([connection], 1, time.monotonic() + timeout)
     finally:
@@ -66,7 +66,7 @@ def drive(
 
     Raises BenchmarkError on any other answer, a lost connection, or after `timeout` seconds.
     """
-    opened = [_Connection(port, request, None, length) for _ in range(min(connections, count))]
+    opened = [Connection(port, request, None, length) for _ in range(min(connections, count))]
     try:
         return _loop(opened, count, time.monotonic() + timeout)
     finally:
@@ -74,7 +74,7 @@ def drive(
             connection.socket.close()
 
 
-class _Connection:
+class Connection:
     """One keep-alive connection that is sending, receiving, or idle."""
 
     def __init__(
@@ -90,9 +90,12 @@ class _Connection:
         self._length = length
         self._scratch = bytearray(_READ_BYTES)
 
-    def begin(self) -> None:
-        """Starts a new request; `send` and `receive` carry it on."""
-        self.started = time.perf_counter()
+    def begin(self, started: float | None = None) -> None:
+        """Starts a new request; `send` and `receive` carry it on.
+
+        started: the time from which it counts, on the clock of time.perf_counter; now if None.
+        """
+        self.started = time.perf_counter() if started is None else started
         self._unsent = memoryview(self._request)
         self._head = bytearray()
         self._missing: int | None = None
@@ -134,7 +137,7 @@ class _Connection:
         return len(body)
 
 
-def _loop(connections: list[_Connection], count: int, deadline: float) -> Timings:
+def _loop(connections: list[Connection], count: int, deadline: float) -> Timings:
     timings = Timings()
     begun = 0
     both = selectors.EVENT_READ | selectors.EVENT_WRITE

@@ -53,10 +53,19 @@ class Load:
 
     requests: int
     seconds: float
+    mean_ms: float
     p50_ms: float
     p99_ms: float
     client_cpu_s: float
     tool: str
+
+    @classmethod
+    def of(cls, timings: http_client.Timings, client_cpu_s: float, tool: str) -> "Load":
+        """What a client of this package saw."""
+        ms = np.array(timings.latencies) * 1e3
+        p50, p99 = np.percentile(ms, [50, 99])
+        seen = (float(ms.mean()), float(p50), float(p99))
+        return cls(len(ms), timings.seconds, *seen, client_cpu_s, tool)
 
     @property
     def rate(self) -> float:
@@ -129,9 +138,7 @@ def _own_client(target: Target, concurrency: int, count: int) -> Load:
     timings = http_client.drive(
         target.http_port, raw, concurrency, count, target.answer_bytes, TIME_LIMIT
     )
-    cpu = time.process_time() - cpu
-    p50, p99 = np.percentile(timings.latencies, [50, 99]) * 1e3
-    return Load(count, timings.seconds, float(p50), float(p99), cpu, "own")
+    return Load.of(timings, time.process_time() - cpu, "own")
 
 
 # --- wrk
@@ -147,9 +154,10 @@ file:close()
 function done(summary, latency, requests)
   local e = summary.errors
   io.write(string.format(
-    '{mark}{{"requests": %d, "us": %d, "p50_us": %d, "p99_us": %d, "status": %d, "socket": %d}}\\n',
-    summary.requests, summary.duration, latency:percentile(50), latency:percentile(99),
-    e.status, e.connect + e.read + e.write + e.timeout))
+    '{mark}{{"requests": %d, "us": %d, "mean_us": %d, "p50_us": %d, "p99_us": %d, ' ..
+    '"status": %d, "socket": %d}}\\n',
+    summary.requests, summary.duration, latency.mean, latency:percentile(50),
+    latency:percentile(99), e.status, e.connect + e.read + e.write + e.timeout))
 end
 """
 
@@ -174,6 +182,7 @@ def parse_wrk(text: str, client_cpu_s: float) -> Load:
     return Load(
         result["requests"],
         result["us"] / 1e6,
+        result["mean_us"] / 1e3,
         result["p50_us"] / 1e3,
         result["p99_us"] / 1e3,
         client_cpu_s,
@@ -217,7 +226,8 @@ def parse_h2load(text: str, log: str, count: int, answer_bytes: int, client_cpu_
     start, _, took = np.array([line.split("\t") for line in log.splitlines()], np.int64).T
     p50, p99 = np.percentile(took, [50, 99]) / 1e3
     seconds = float((start + took).max() - start.min()) / 1e6
-    return Load(count, seconds, float(p50), float(p99), client_cpu_s, "h2load")
+    mean = float(took.mean()) / 1e3
+    return Load(count, seconds, mean, float(p50), float(p99), client_cpu_s, "h2load")
 
 
 def _h2load(target: Target, concurrency: int, count: int) -> Load:

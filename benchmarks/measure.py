@@ -7,16 +7,15 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 
-from benchmarks import bodies, load, shared
+from benchmarks import arrivals, bodies, load, open_loop, shared
 from benchmarks.errors import BenchmarkError
 from benchmarks.servers import Server
-from benchmarks.workloads import Tensor, Workload
+from benchmarks.workloads import Workload
 
 # Bytes of requests in flight at a time. A number takes more memory parsed than as text.
 _IN_FLIGHT_LIMIT = {"http-json": 256 << 20, "http-binary": 1100 << 20, "grpc": 1100 << 20}
 _NO_BINARY = ("mlserver",)
 _NO_SHARED_MEMORY = ("mlserver",)
-_SERVES_GRAPH = ("naiad",)
 
 
 @dataclass(frozen=True)
@@ -26,6 +25,18 @@ class Cell:
     workload: Workload
     protocol: str
     concurrency: int
+    arrivals: str = arrivals.CLOSED
+    """One of arrivals.PATTERNS."""
+    share: float = 1.0
+    """Of the rate of a closed loop with that concurrency, for the other patterns."""
+
+    @property
+    def load(self) -> str:
+        """The load in words."""
+        closed = f"c={self.concurrency}"
+        if self.arrivals == arrivals.CLOSED:
+            return closed
+        return f"{self.arrivals}, {self.share:g} of {closed}"
 
 
 @dataclass(frozen=True)
@@ -69,7 +80,7 @@ def run_cell(
             if mine.failure:
                 continue
             try:
-                sample = _sample(cell, server, seconds, rates.get(server.name))
+                sample = _sample(cell, server, seconds, rates.get(server.name), turn)
             except (BenchmarkError, OSError) as error:
                 mine.failure = str(error).strip() or type(error).__name__
                 say(f"{server.name}: {mine.failure}")
@@ -80,12 +91,20 @@ def run_cell(
     return series
 
 
-def _sample(cell: Cell, server: Server, seconds: float, rate: float | None) -> Sample:
-    with _checked_target(cell, server) as target:
+def _sample(cell: Cell, server: Server, seconds: float, rate: float | None, turn: int) -> Sample:
+    with checked(cell, server) as target:
         if rate is None:
             rate = load.warm_up(target, cell.concurrency)
+        due = None
+        if cell.arrivals != arrivals.CLOSED:
+            # The capacity of this moment, for the machine's speed may drift.
+            capacity = load.measure(target, cell.concurrency, seconds / 2, rate).rate
+            due = arrivals.times(cell.arrivals, capacity * cell.share, seconds, seed=turn)
         before = server.cpu_seconds()
-        seen = load.measure(target, cell.concurrency, seconds, rate)
+        if due is None:
+            seen = load.measure(target, cell.concurrency, seconds, rate)
+        else:
+            seen = open_loop.measure(target, due)
         used = server.cpu_seconds() - before
     return Sample(
         rate=seen.rate,
@@ -98,8 +117,8 @@ def _sample(cell: Cell, server: Server, seconds: float, rate: float | None) -> S
     )
 
 
-def _checked_target(cell: Cell, server: Server) -> AbstractContextManager[load.Target]:
-    """Asks once and compares the answer, so that no wrong answers are timed."""
+def checked(cell: Cell, server: Server) -> AbstractContextManager[load.Target]:
+    """The target of a cell. Asks once and compares the answer, so that no wrong ones are timed."""
     return (_shared if cell.protocol in bodies.SHARED else _sent)(cell, server)
 
 
@@ -109,7 +128,7 @@ def _sent(cell: Cell, server: Server) -> Iterator[load.Target]:
     if cell.protocol == "http-binary" and server.name in _NO_BINARY:
         raise BenchmarkError("no binary tensor extension over HTTP")
     work = cell.workload
-    request = bodies.encode(cell.protocol, work.model, _inputs(work, server), work.output)
+    request = bodies.encode(cell.protocol, work.model, work.inputs, work.output)
     if len(request.body) * cell.concurrency > _IN_FLIGHT_LIMIT[cell.protocol]:
         size = len(request.body) * cell.concurrency >> 20
         raise BenchmarkError(f"left out: {size} MiB of requests in flight")
@@ -125,16 +144,11 @@ def _shared(cell: Cell, server: Server) -> Iterator[load.Target]:
     if server.name in _NO_SHARED_MEMORY:
         raise BenchmarkError("no shared memory extension")
     work, ports = cell.workload, server.ports
-    inputs = _inputs(work, server)
-    with shared.registered(ports.http, inputs, work.expected) as tensors:
+    with shared.registered(ports.http, work.inputs, work.expected) as tensors:
         request = bodies.encode_shared(
-            cell.protocol, work.model, inputs, tensors.inputs, work.output, tensors.output
+            cell.protocol, work.model, work.inputs, tensors.inputs, work.output, tensors.output
         )
         transport = cell.protocol.removeprefix("shm-")
         _, body = load.send_once(transport, ports.http, ports.grpc, request)
         work.check(tensors.answer())
         yield load.Target(transport, ports.http, ports.grpc, request, len(body))
-
-
-def _inputs(work: Workload, server: Server) -> tuple[Tensor, ...]:
-    return work.inputs + (work.graph_inputs if server.name in _SERVES_GRAPH else ())

@@ -15,7 +15,7 @@ Results = Sequence[tuple[Cell, Mapping[str, Series]]]
 _COLUMNS = (
     "protocol",
     "payload",
-    "c",
+    "load",
     "server",
     "req/s",
     "p50 ms",
@@ -39,12 +39,10 @@ def markdown(results: Results, facts: Mapping[str, str], reference: str) -> str:
         f" ratios to {reference}, median of the rounds",
     ]
     for model in dict.fromkeys(cell.workload.model for cell, _ in results):
-        lines += ["", f"## {model}", "", _row(_COLUMNS), _row(["---"] * len(_COLUMNS))]
+        lines += ["", f"## {model}", "", row(_COLUMNS), row(["---"] * len(_COLUMNS))]
         for cell, series in results:
             if cell.workload.model == model:
                 lines += [_server_row(cell, name, series, reference) for name in series]
-        notes = {note for cell, _ in results if (note := _note(cell, model))}
-        lines += ["", *sorted(notes)] if notes else []
     return "\n".join(lines) + "\n"
 
 
@@ -56,6 +54,8 @@ def as_json(results: Results, facts: Mapping[str, str]) -> str:
             "protocol": cell.protocol,
             "payload": cell.workload.payload,
             "concurrency": cell.concurrency,
+            "arrivals": cell.arrivals,
+            "share": cell.share,
             "servers": {name: asdict(one) for name, one in series.items()},
         }
         for cell, series in results
@@ -72,11 +72,11 @@ def size_text(size: int) -> str:
 
 
 def _server_row(cell: Cell, name: str, series: Mapping[str, Series], reference: str) -> str:
-    head = [cell.protocol, size_text(cell.workload.payload), str(cell.concurrency), name]
+    head = [cell.protocol, size_text(cell.workload.payload), cell.load, name]
     mine = series[name]
     if mine.failure or not mine.samples:
         reason = (mine.failure or "not measured").splitlines()[0].replace("|", "/")
-        return _row([*head, reason, *[""] * (len(_COLUMNS) - len(head) - 1)])
+        return row([*head, reason, *[""] * (len(_COLUMNS) - len(head) - 1)])
     middle = [
         f"{_median(mine, lambda s: s.rate):.0f}",
         f"{_median(mine, lambda s: s.p50_ms):.2f}",
@@ -84,7 +84,7 @@ def _server_row(cell: Cell, name: str, series: Mapping[str, Series], reference: 
         f"{_median(mine, lambda s: s.server_us):.0f}",
         f"{_median(mine, lambda s: s.client_us):.0f}",
     ]
-    return _row([*head, *middle, *_ratios(mine, series.get(reference))])
+    return row([*head, *middle, *_ratios(mine, series.get(reference))])
 
 
 def _median(series: Series, value: Callable[[Sample], float]) -> float:
@@ -100,15 +100,6 @@ def _ratios(mine: Series, other: Series | None) -> list[str]:
     return [f"{cpu:.2f}", f"{rate:.2f}"]
 
 
-def _note(cell: Cell, model: str) -> str:
-    extra = ", ".join(tensor.name for tensor in cell.workload.graph_inputs)
-    if cell.workload.model != model or not extra:
-        return ""
-    return (
-        f"Naiad serves the file itself, so its requests also carry {extra}; the peers' Python"
-        " models make them."
-    )
-
-
-def _row(cells: Sequence[str]) -> str:
+def row(cells: Sequence[str]) -> str:
+    """A line of a markdown table."""
     return f"| {' | '.join(cells)} |"

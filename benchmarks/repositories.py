@@ -5,6 +5,7 @@ onnxruntime. Knows nothing of processes and ports.
 """
 
 import json
+import os
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
@@ -17,6 +18,11 @@ _ONE_THREAD = "".join(
     for key in ("intra_op_thread_count", "inter_op_thread_count")
 )
 _BATCHING = "dynamic_batching { }\n"
+_DELAY = "dynamic_batching {{ max_queue_delay_microseconds: {} }}\n"
+_AUTO = (
+    f"{_BATCHING}parameters {{ "
+    'key: "max_queue_delay_microseconds" value { string_value: "auto" } }\n'
+)
 
 # Input and output as a peer's Python model shows them, without the batch dimension.
 _TENSORS = {
@@ -28,19 +34,16 @@ _TENSORS = {
         'input [ { name: "bytes" data_type: TYPE_INT32 dims: [ 2048 ] } ]\n'
         'output [ { name: "target_label" data_type: TYPE_FP32 dims: [ 214 ] } ]\n'
     ),
+    "minilm": (
+        'input [ { name: "input_ids" data_type: TYPE_INT64 dims: [ -1 ] },\n'
+        '        { name: "attention_mask" data_type: TYPE_INT64 dims: [ -1 ] } ]\n'
+        'output [ { name: "embedding" data_type: TYPE_FP32 dims: [ 384 ] } ]\n'
+    ),
     "silero": (
         'input [ { name: "input" data_type: TYPE_FP32 dims: [ 576 ] } ]\n'
         'output [ { name: "output" data_type: TYPE_FP32 dims: [ 1 ] } ]\n'
     ),
 }
-# The bare graph: its state has the batch on the second axis, so the server must not form batches.
-_SILERO_GRAPH = (
-    "max_batch_size: 0\n"
-    'input [ { name: "input" data_type: TYPE_FP32 dims: [ -1, 576 ] },\n'
-    '        { name: "state" data_type: TYPE_FP32 dims: [ 2, -1, 128 ] },\n'
-    '        { name: "sr" data_type: TYPE_INT64 dims: [ 1 ] } ]\n'
-    'output [ { name: "output" data_type: TYPE_FP32 dims: [ -1, 1 ] } ]\n'
-)
 
 
 def write_naiad(
@@ -48,22 +51,35 @@ def write_naiad(
 ) -> None:
     """A repository for Naiad's own backends."""
     for model in models:
-        onnx = onnx_files.get(model)
-        lines = [f'name: "{model}"\n', f'backend: "{"onnxruntime" if onnx else "identity"}"\n']
-        if model == "silero":
-            lines += [_SILERO_GRAPH]
-        else:
-            lines += ["max_batch_size: 64\n", _TENSORS[model], _BATCHING if batching else ""]
-        lines += [_INSTANCE, _ONE_THREAD if onnx else ""]
-        _write_config(root / model, lines)
-        if onnx:
-            shutil.copy(onnx, root / model / "1" / "model.onnx")
+        _write_naiad_model(
+            root / model, model, onnx_files.get(model), _BATCHING if batching else ""
+        )
+
+
+def write_delays(root: Path, model: str, onnx: Path | None, delays: Iterable[str]) -> list[str]:
+    """A repository for Naiad with `model` once for each queue delay; returns their names.
+
+    delays: microseconds, or "auto".
+    """
+    names = []
+    for delay in delays:
+        names.append(f"{model}_{delay}")
+        batching = _AUTO if delay == "auto" else _DELAY.format(delay)
+        _write_naiad_model(root / names[-1], model, onnx, batching)
+    return names
+
+
+def _write_naiad_model(folder: Path, model: str, onnx: Path | None, batching: str) -> None:
+    lines = [f'backend: "{"onnxruntime" if onnx else "identity"}"\n', "max_batch_size: 64\n"]
+    lines += [_TENSORS[model], batching, _INSTANCE, _ONE_THREAD if onnx else ""]
+    _write_config(folder, lines)
+    _link_graph(onnx, folder)
 
 
 def write_triton(
     root: Path, models: Iterable[str], onnx_files: dict[str, Path], batching: bool
 ) -> None:
-    """A repository for Triton's Python backend; magika and silero run onnxruntime inside it."""
+    """A repository for Triton's Python backend; ONNX files run in onnxruntime inside it."""
     for model in models:
         onnx = onnx_files.get(model)
         lines = [f'name: "{model}"\n', 'backend: "python"\n', "max_batch_size: 64\n"]
@@ -71,8 +87,7 @@ def write_triton(
         _write_config(root / model, lines)
         code = "triton_onnx.py" if onnx else "triton_identity.py"
         shutil.copy(PEER_MODELS / code, root / model / "1" / "model.py")
-        if onnx:
-            shutil.copy(onnx, root / model / "1" / "model.onnx")
+        _link_graph(onnx, root / model)
 
 
 def write_mlserver(root: Path, models: Iterable[str], onnx_files: dict[str, Path]) -> None:
@@ -92,3 +107,9 @@ def write_mlserver(root: Path, models: Iterable[str], onnx_files: dict[str, Path
 def _write_config(folder: Path, lines: list[str]) -> None:
     (folder / "1").mkdir(parents=True)
     (folder / "config.pbtxt").write_text("".join(lines))
+
+
+def _link_graph(onnx: Path | None, folder: Path) -> None:
+    """The file and all beside it, such as its weights, as version 1."""
+    for file in onnx.parent.iterdir() if onnx else ():
+        os.link(file, folder / "1" / file.name)

@@ -9,6 +9,7 @@ import os
 import signal
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -49,6 +50,18 @@ class Server:
     def last_words(self) -> str:
         """The end of its log."""
         return "\n".join(self.log.read_text(errors="replace").splitlines()[-15:])
+
+
+def naiad(repository: Path, ports: Ports) -> Command:
+    """Naiad as it is installed here, on `repository`."""
+    executable = Path(sys.executable).with_name("naiad")
+    if not executable.is_file():
+        raise BenchmarkError(f"there is no {executable}: install the project, or use --no-naiad")
+    argv = [str(executable), "serve", "--model-repository", str(repository)]
+    argv += ["--allow-client-shm=true"]  # Triton 2.51 lets clients, too, and has no such option
+    for protocol in ("http", "grpc", "metrics"):
+        argv += [f"--{protocol}-port", str(getattr(ports, protocol))]
+    return Command(argv, {})
 
 
 def free_ports() -> Ports:

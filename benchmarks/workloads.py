@@ -11,7 +11,7 @@ from benchmarks.errors import BenchmarkError
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
-MODELS = ("identity", "magika", "silero")
+MODELS = ("identity", "magika", "minilm", "silero")
 DATATYPES: dict[str, np.dtype[Any]] = {
     "FP32": np.dtype("<f4"),
     "INT32": np.dtype("<i4"),
@@ -37,9 +37,6 @@ class Workload:
     payload: int
     """Size of the first input in bytes."""
     inputs: tuple[Tensor, ...]
-    """What the client of every server sends."""
-    graph_inputs: tuple[Tensor, ...]
-    """What a server of the bare ONNX file needs besides; the peers' models make it themselves."""
     output: str
     """The one output that is asked for."""
     expected: Array
@@ -64,7 +61,10 @@ def make(model: str, payload: int, onnx_files: dict[str, Path]) -> Workload:
     """
     if model == "identity":
         return _identity(payload)
-    return _magika(onnx_files[model]) if model == "magika" else _silero(onnx_files[model])
+    inputs, output = _GRAPHS[model]()
+    session = ort.InferenceSession(onnx_files[model], providers=["CPUExecutionProvider"])
+    expected = session.run([output], {tensor.name: tensor.array for tensor in inputs})[0]
+    return Workload(model, inputs[0].array.nbytes, inputs, output, expected, exact=False)
 
 
 def _identity(payload: int) -> Workload:
@@ -73,29 +73,25 @@ def _identity(payload: int) -> Workload:
     values = np.random.default_rng(1).integers(0, 1024, (1, payload // 4)) / np.float32(1024)
     array = values.astype("<f4")
     inputs = (Tensor("INPUT0", "FP32", array),)
-    return Workload("identity", payload, inputs, (), "OUTPUT0", array, exact=True)
+    return Workload("identity", payload, inputs, "OUTPUT0", array, exact=True)
 
 
-def _magika(onnx: Path) -> Workload:
+def _magika() -> tuple[tuple[Tensor, ...], str]:
     content = np.random.default_rng(2).integers(0, 256, (1, 2048), dtype="<i4")
-    inputs = (Tensor("bytes", "INT32", content),)
-    return _graph("magika", onnx, inputs, (), "target_label")
+    return (Tensor("bytes", "INT32", content),), "target_label"
 
 
-def _silero(onnx: Path) -> Workload:
+def _minilm() -> tuple[tuple[Tensor, ...], str]:
+    words = np.random.default_rng(3).integers(1996, 30522, (1, 32), dtype="<i8")  # whole words
+    mask = Tensor("attention_mask", "INT64", np.ones_like(words))
+    return (Tensor("input_ids", "INT64", words), mask), "embedding"
+
+
+def _silero() -> tuple[tuple[Tensor, ...], str]:
     time = np.arange(576, dtype="<f4") / 16000
-    inputs = (Tensor("input", "FP32", np.sin(2 * np.pi * 440 * time)[None].astype("<f4")),)
-    state = Tensor("state", "FP32", np.zeros((2, 1, 128), "<f4"))
-    # A scalar in the graph, but a model's configuration has no empty shape.
-    rate = Tensor("sr", "INT64", np.array([16000], "<i8"))
-    return _graph("silero", onnx, inputs, (state, rate), "output")
+    sound = np.sin(2 * np.pi * 440 * time)[None].astype("<f4")
+    return (Tensor("input", "FP32", sound),), "output"
 
 
-def _graph(
-    model: str, onnx: Path, inputs: tuple[Tensor, ...], rest: tuple[Tensor, ...], output: str
-) -> Workload:
-    session = ort.InferenceSession(onnx, providers=["CPUExecutionProvider"])
-    ranks = {each.name: len(each.shape) for each in session.get_inputs()}
-    feed = {t.name: t.array if ranks[t.name] else t.array.reshape(()) for t in inputs + rest}
-    expected = session.run([output], feed)[0]
-    return Workload(model, inputs[0].array.nbytes, inputs, rest, output, expected, exact=False)
+_GRAPHS = {"magika": _magika, "minilm": _minilm, "silero": _silero}
+"""Inputs, and the output asked for, of each model that is an ONNX file."""

@@ -1,6 +1,5 @@
 """Runs inside MLServer: an identity model and one ONNX file, both in the server's own process."""
 
-import numpy as np
 import onnxruntime as ort
 from mlserver import MLModel  # type: ignore[import-not-found]  # in the peer's environment
 from mlserver.codecs import NumpyCodec  # type: ignore[import-not-found]
@@ -24,7 +23,7 @@ class Identity(MLModel):  # type: ignore[misc]  # the base is unknown here
 
 
 class Onnx(MLModel):  # type: ignore[misc]
-    """The ONNX file of `parameters.uri` on one thread; makes silero's state and rate itself."""
+    """The ONNX file of `parameters.uri` on one thread."""
 
     async def load(self) -> bool:
         """Opens the file."""
@@ -32,17 +31,11 @@ class Onnx(MLModel):  # type: ignore[misc]
         options.intra_op_num_threads = options.inter_op_num_threads = 1
         file = self.settings.parameters.uri
         self.session = ort.InferenceSession(file, options, providers=["CPUExecutionProvider"])
-        self.has_state = any(each.name == "state" for each in self.session.get_inputs())
         return True
 
     async def predict(self, payload: InferenceRequest) -> InferenceResponse:
-        """The first output of the file for the first input of the request."""
-        given = payload.inputs[0]
-        tensor = NumpyCodec.decode_input(given)
-        feed = {given.name: tensor}
-        if self.has_state:
-            feed["state"] = np.zeros((2, len(tensor), 128), np.float32)
-            feed["sr"] = np.array(16000, np.int64)
+        """The first output of the file for the inputs of the request."""
+        feed = {each.name: NumpyCodec.decode_input(each) for each in payload.inputs}
         name = self.session.get_outputs()[0].name
         result = self.session.run([name], feed)[0]
         output = NumpyCodec.encode_output(name=name, payload=result)

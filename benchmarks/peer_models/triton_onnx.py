@@ -1,7 +1,6 @@
 """Runs inside Triton's Python backend: one ONNX file, a batch gathered from all requests at hand.
 
-The peer's binary has no ONNX backend, so this stands for it. What the file wants beyond the one
-input of config.pbtxt (silero's state and rate) is made here.
+The peer's binary has no ONNX backend, so this stands for it.
 """
 
 import json
@@ -18,22 +17,19 @@ class TritonPythonModel:
     def initialize(self, args):  # type: ignore[no-untyped-def]  # Triton's types are unknown here
         """Opens the file."""
         config = json.loads(args["model_config"])
-        self.input = config["input"][0]["name"]
+        self.inputs = [each["name"] for each in config["input"]]
         self.output = config["output"][0]["name"]
         options = ort.SessionOptions()
         options.intra_op_num_threads = options.inter_op_num_threads = 1
         file = Path(__file__).with_name("model.onnx")
         self.session = ort.InferenceSession(file, options, providers=["CPUExecutionProvider"])
-        self.has_state = any(each.name == "state" for each in self.session.get_inputs())
 
     def execute(self, requests):  # type: ignore[no-untyped-def]
         """One response per request, in order."""
-        tensors = [pb_utils.get_input_tensor_by_name(r, self.input).as_numpy() for r in requests]
-        batch = tensors[0] if len(tensors) == 1 else np.concatenate(tensors)
-        feed = {self.input: batch}
-        if self.has_state:
-            feed["state"] = np.zeros((2, len(batch), 128), np.float32)
-            feed["sr"] = np.array(16000, np.int64)
+        feed = {}
+        for name in self.inputs:
+            tensors = [pb_utils.get_input_tensor_by_name(r, name).as_numpy() for r in requests]
+            feed[name] = tensors[0] if len(tensors) == 1 else np.concatenate(tensors)
         result = self.session.run([self.output], feed)[0]
         ends = np.cumsum([len(tensor) for tensor in tensors])
         parts = np.split(result, ends[:-1])

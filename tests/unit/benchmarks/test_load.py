@@ -15,8 +15,8 @@ WRK = """Running 2s test @ http://127.0.0.1:9401/v2/models/identity/infer
   81678 requests in 2.01s, 26.48MB read
 Requests/sec:  40706.98
 Transfer/sec:     13.20MB
-naiad-result {{"requests": {requests}, "us": 2000000, "p50_us": 308, "p99_us": 774, \
-"status": {status}, "socket": {socket}}}
+naiad-result {{"requests": {requests}, "us": 2000000, \
+"mean_us": 342, "p50_us": 308, "p99_us": 774, "status": {status}, "socket": {socket}}}
 """
 
 H2LOAD = """starting benchmark...
@@ -43,7 +43,8 @@ H2LOAD_LOG = """1795371148297450\t200\t682
 def test_wrk_figures() -> None:
     load = parse_wrk(WRK.format(requests=81678, status=0, socket=0), client_cpu_s=0.9)
     assert (load.requests, load.seconds, load.rate) == (81678, 2.0, 40839.0)
-    assert (load.p50_ms, load.p99_ms, load.client_cpu_s) == (0.308, 0.774, 0.9)
+    assert (load.mean_ms, load.p50_ms, load.p99_ms) == (0.342, 0.308, 0.774)
+    assert load.client_cpu_s == 0.9
 
 
 @pytest.mark.parametrize(
@@ -71,6 +72,7 @@ def test_h2load_figures() -> None:
     load = parse_h2load(text, H2LOAD_LOG, count=4, answer_bytes=300, client_cpu_s=0.1)
     assert load.requests == 4
     assert load.seconds == pytest.approx(1023e-6)  # from the first start to the last end
+    assert load.mean_ms == pytest.approx(0.3295)
     assert load.p50_ms == pytest.approx(0.2615)
     assert load.p99_ms == pytest.approx(0.682, rel=0.02)
 

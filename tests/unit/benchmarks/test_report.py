@@ -7,7 +7,7 @@ from benchmarks.measure import Cell, Sample, Series
 from benchmarks.report import as_json, markdown, size_text
 from benchmarks.workloads import Workload
 
-WORK = Workload("identity", 64, (), (), "OUTPUT0", np.zeros((1, 16), "<f4"), exact=True)
+WORK = Workload("identity", 64, (), "OUTPUT0", np.zeros((1, 16), "<f4"), exact=True)
 CELL = Cell(WORK, "grpc", 16)
 
 
@@ -30,7 +30,7 @@ RESULTS = [
 def test_medians_and_ratios_within_rounds() -> None:
     table = markdown(RESULTS, {"machine": "two CPUs"}, "triton")
     assert "- machine: two CPUs" in table
-    row = "| grpc | 64B | 16 | naiad | 200 | 1.00 | 2.00 | 60 | 10 | 0.60 | 2.00 |"
+    row = "| grpc | 64B | c=16 | naiad | 200 | 1.00 | 2.00 | 60 | 10 | 0.60 | 2.00 |"
     assert row in table.splitlines()
 
 
@@ -44,6 +44,12 @@ def test_a_failure_takes_the_place_of_figures() -> None:
 def test_no_ratios_without_the_reference() -> None:
     rows = markdown(RESULTS, {}, "mlserver").splitlines()
     assert next(each for each in rows if "naiad" in each).endswith("| 10 |  |  |")
+
+
+def test_open_loops_are_told_apart() -> None:
+    cell = Cell(WORK, "http-binary", 16, "poisson", 0.8)
+    rows = markdown([(cell, {"naiad": _series((80, 50))})], {}, "naiad").splitlines()
+    assert rows[-1].startswith("| http-binary | 64B | poisson, 0.8 of c=16 | naiad | 80 |")
 
 
 def test_json_keeps_every_sample() -> None:

@@ -9,13 +9,16 @@ from google.protobuf import text_format
 
 from naiad_proto.model_config_pb2 import ModelConfig
 
-MODELS = ["identity", "magika", "silero"]
+MODELS = ["identity", "magika", "minilm", "silero"]
 
 
 @pytest.fixture
 def onnx_files(tmp_path: Path) -> dict[str, Path]:
-    (tmp_path / "any.onnx").write_bytes(b"graph")
-    return {name: tmp_path / "any.onnx" for name in ("magika", "silero")}
+    folder = tmp_path / "weights"
+    folder.mkdir()
+    (folder / "model.onnx").write_bytes(b"graph")
+    (folder / "model.safetensors").write_bytes(b"numbers")
+    return {name: folder / "model.onnx" for name in ("magika", "minilm", "silero")}
 
 
 def _config(root: Path, model: str) -> ModelConfig:
@@ -28,7 +31,7 @@ def test_both_triton_forms_parse_and_batch_alike(
 ) -> None:
     repositories.write_naiad(tmp_path / "naiad", MODELS, onnx_files, batching)
     repositories.write_triton(tmp_path / "triton", MODELS, onnx_files, batching)
-    for model in ("identity", "magika"):
+    for model in MODELS:
         mine, theirs = (_config(tmp_path / name, model) for name in ("naiad", "triton"))
         assert mine.input == theirs.input
         assert mine.HasField("dynamic_batching") == theirs.HasField("dynamic_batching") == batching
@@ -40,9 +43,19 @@ def test_naiad_serves_the_files_with_its_own_backends(
 ) -> None:
     repositories.write_naiad(tmp_path, MODELS, onnx_files, batching=False)
     backends = [_config(tmp_path, model).backend for model in MODELS]
-    assert backends == ["identity", "onnxruntime", "onnxruntime"]
+    assert backends == ["identity", *["onnxruntime"] * 3]
     assert (tmp_path / "silero" / "1" / "model.onnx").read_bytes() == b"graph"
+    assert (tmp_path / "minilm" / "1" / "model.safetensors").read_bytes() == b"numbers"
     assert (tmp_path / "identity" / "1").is_dir()
+
+
+def test_a_model_once_for_each_delay(tmp_path: Path, onnx_files: dict[str, Path]) -> None:
+    names = repositories.write_delays(tmp_path, "silero", onnx_files["silero"], ["500", "auto"])
+    assert names == ["silero_500", "silero_auto"]
+    fixed, auto = (_config(tmp_path, name) for name in names)
+    assert fixed.dynamic_batching.max_queue_delay_microseconds == 500
+    assert auto.HasField("dynamic_batching")
+    assert auto.parameters["max_queue_delay_microseconds"].string_value == "auto"
 
 
 def test_triton_runs_python_models(tmp_path: Path, onnx_files: dict[str, Path]) -> None:

@@ -1,0 +1,81 @@
+"""Open-loop load over HTTP: requests are sent when they are due, answered or not what went before.
+
+Latencies count from the moment at which a request was due, so that what it waits for a connection,
+or for this client, is in them. Knows nothing of models, and nothing of how times are chosen.
+"""
+
+import selectors
+import time
+from collections import deque
+
+from benchmarks import http_client
+from benchmarks.errors import BenchmarkError
+from benchmarks.http_client import Connection, Timings
+from benchmarks.load import TIME_LIMIT, Load, Target
+from benchmarks.workloads import Array
+
+CONNECTIONS = 128
+
+
+def measure(target: Target, due: Array) -> Load:
+    """Sends the request of `target` at each of the times `due`, in seconds from now.
+
+    Raises BenchmarkError if one request failed.
+    """
+    if target.protocol == "grpc":
+        raise BenchmarkError("open-loop load goes over HTTP only")
+    request = target.request
+    raw = http_client.post_bytes(request.path, request.headers, request.body)
+    cpu = time.process_time()
+    timings = replay(target.http_port, raw, due, CONNECTIONS, target.answer_bytes, TIME_LIMIT)
+    return Load.of(timings, time.process_time() - cpu, "open loop")
+
+
+def replay(
+    port: int, request: bytes, due: Array, connections: int, length: int, timeout: float
+) -> Timings:
+    """Sends `request` at the times `due` over `connections`, as many at once as they allow.
+
+    length: what each answer's body must have, in bytes.
+
+    Raises BenchmarkError on any other answer, a lost connection, or after `timeout` seconds.
+    """
+    idle = [Connection(port, request, None, length) for _ in range(min(connections, len(due)))]
+    opened = list(idle)
+    # select() takes microseconds; epoll rounds waits up to milliseconds.
+    with selectors.SelectSelector() as selector:
+        try:
+            return _loop(selector, idle, due, timeout)
+        finally:
+            for connection in opened:
+                connection.socket.close()
+
+
+def _loop(
+    selector: selectors.BaseSelector, idle: list[Connection], due: Array, timeout: float
+) -> Timings:
+    timings = Timings()
+    coming = deque(due.tolist())
+    start = time.perf_counter()
+    while len(timings.latencies) < len(due):
+        now = time.perf_counter() - start
+        if now > timeout:
+            raise BenchmarkError("not all answers came within the time limit")
+        while coming and coming[0] <= now and idle:
+            connection = idle.pop()
+            connection.begin(start + coming.popleft())
+            sent = connection.send()
+            events = selectors.EVENT_READ | (0 if sent else selectors.EVENT_WRITE)
+            selector.register(connection.socket, events, connection)
+        # With no connection idle, only an answer can change anything.
+        wait = max(0.0, coming[0] - now) if coming and idle else 1.0
+        for key, ready in selector.select(min(wait, 1.0)):
+            connection = key.data
+            if ready & selectors.EVENT_WRITE and connection.send():
+                selector.modify(key.fileobj, selectors.EVENT_READ, connection)
+            if ready & selectors.EVENT_READ and connection.receive():
+                timings.latencies.append(time.perf_counter() - connection.started)
+                selector.unregister(key.fileobj)
+                idle.append(connection)
+    timings.seconds = time.perf_counter() - start
+    return timings
