@@ -77,6 +77,9 @@ def drive(
 class Connection:
     """One keep-alive connection that is sending, receiving, or idle."""
 
+    _scratch = bytearray(_READ_BYTES)
+    """Shared by all, because each takes what it has read at once."""
+
     def __init__(
         self, port: int, request: bytes, kept: bytearray | None, length: int | None = None
     ) -> None:
@@ -88,7 +91,6 @@ class Connection:
         self._request = request
         self._kept = kept
         self._length = length
-        self._scratch = bytearray(_READ_BYTES)
 
     def begin(self, started: float | None = None) -> None:
         """Starts a new request; `send` and `receive` carry it on.
