@@ -13,7 +13,7 @@ import pytest
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
-ONNX_MODELS = ["magika", "minilm", "ppocr_det", "ppocr_rec", "silero_vad"]
+ONNX_MODELS = ["magika", "minilm", "ppocr_det", "ppocr_rec", "silero_stream", "silero_vad"]
 ONNX_TYPES = {
     "tensor(float)": model_config_pb2.TYPE_FP32,
     "tensor(int32)": model_config_pb2.TYPE_INT32,
@@ -24,6 +24,18 @@ ONNX_TYPES = {
 def read_config(folder: Path) -> Any:
     config = model_config_pb2.ModelConfig()
     return text_format.Parse((folder / "config.pbtxt").read_text(), config)
+
+
+def of_model(config: Any) -> tuple[list[Any], list[Any]]:
+    """Inputs and outputs of the model, with the states that clients do not see."""
+    states = config.sequence_batching.state
+    tensor = model_config_pb2.ModelInput
+    return (
+        [*config.input]
+        + [tensor(name=s.input_name, data_type=s.data_type, dims=s.dims) for s in states],
+        [*config.output]
+        + [tensor(name=s.output_name, data_type=s.data_type, dims=s.dims) for s in states],
+    )
 
 
 def open_model(folder: Path) -> Any:
@@ -55,9 +67,10 @@ def test_tensors_are_those_of_the_file(example_repository: Path, name: str) -> N
     session = open_model(example_repository / name)
     batch = [-1] if config.max_batch_size else []
 
+    inputs, outputs = of_model(config)
     for configured, graph in [
-        (config.input, session.get_inputs()),
-        (config.output, session.get_outputs()),
+        (inputs, session.get_inputs()),
+        (outputs, session.get_outputs()),
     ]:
         assert [t.name for t in configured] == [t.name for t in graph]
         assert [t.data_type for t in configured] == [ONNX_TYPES[t.type] for t in graph]
@@ -76,6 +89,11 @@ def test_tensors_are_those_of_the_file(example_repository: Path, name: str) -> N
         ),
         ("ppocr_det", {"x": (2, 3, 64, 96)}, {"fetch_name_0": (2, 1, 64, 96)}),
         ("ppocr_rec", {"x": (2, 3, 48, 80)}, {"fetch_name_0": (2, 10, 18710)}),
+        (
+            "silero_stream",
+            {"audio": (3, 512), "state_in": (3, 2, 128), "context": (3, 64)},
+            {"speech": (3, 1), "state_out": (3, 2, 128), "context_out": (3, 64)},
+        ),
         (
             "silero_vad",
             {"input": (3, 576), "state": (2, 3, 128), "sr": ()},
@@ -97,13 +115,13 @@ def test_a_batch_gives_outputs_of_the_configured_shape(
         t.name: np.full(inputs[t.name], 16000 if t.name == "sr" else 0).astype(
             types[model_config_pb2.DataType.Name(t.data_type)]
         )
-        for t in config.input
+        for t in of_model(config)[0]
     }
 
     found = open_model(example_repository / name).run(list(outputs), feed)
 
     assert [array.shape for array in found] == list(outputs.values())
-    for tensor, array in zip(config.output, found, strict=True):
+    for tensor, array in zip(of_model(config)[1], found, strict=True):
         assert all(d in (-1, s) for d, s in zip([*batch, *tensor.dims], array.shape, strict=True))
 
 

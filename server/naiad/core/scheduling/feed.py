@@ -13,8 +13,9 @@ from naiad_backends.api import ModelSpec, Request, Response, Tensor, TensorSpec
 from naiad_backends.datatypes import DATATYPES
 from naiad_backends.errors import internal, invalid
 
-States = Mapping[str, Tensor]
-"""By the name of the input; each with a batch dimension of 1 if the model batches."""
+Memory = Mapping[str, Tensor]
+"""What a model is given with each request of one sequence: its states and its id, by input, with a
+batch dimension of 1 if the model batches."""
 
 
 class Feed:
@@ -41,17 +42,16 @@ class Feed:
         }
         if self._id is not None:
             self._null[self._id.name] = self._of_id(self._id, 0)
-        self._states = [(state.output.name, state.input) for state in batching.states]
-        self.initial: States = {
+        self._outputs = tuple(output.name for output in spec.outputs)
+        self._states = {state.output.name: state.input for state in batching.states}
+        self._wanted = self._with_states(self._outputs)
+        self._vary = tuple(spec.name for spec in self._states.values() if -1 in spec.dims)
+        self._initial = {
             name: Tensor.from_numpy(
                 name, tensor.numpy().reshape(*self._lead, *tensor.shape), tensor.datatype
             )
             for name, tensor in initial.items()
         }
-        """The states of a sequence that has only begun."""
-        self._outputs = tuple(output.name for output in spec.outputs)
-        self._kept = tuple(name for name, _ in self._states if name not in self._outputs)
-        self._vary = tuple(tensor.name for _, tensor in self._states if -1 in tensor.dims)
 
     def check_id(self, id: int | str) -> None:
         """Raises INVALID_ARG unless `id` is one that the model can be told."""
@@ -67,49 +67,65 @@ class Feed:
         as_text = self._id is not None and self._id.datatype == "BYTES"
         return str(number) if as_text else number
 
-    def key(self, states: States) -> tuple[tuple[int, ...], ...]:
-        """What must be equal for the states of two sequences to run side by side."""
-        return tuple([states[name].shape for name in self._vary])
+    def begin(self, id: int | str) -> Memory:
+        """What belongs to a sequence that has only begun."""
+        if self._id is None:
+            return self._initial
+        return {**self._initial, self._id.name: self._of_id(self._id, id)}
 
-    def inputs(self, id: int | str, start: bool, end: bool, states: States) -> dict[str, Tensor]:
+    def key(self, memory: Memory) -> tuple[tuple[int, ...], ...]:
+        """What must be equal for the states of two sequences to run side by side."""
+        return tuple([memory[name].shape for name in self._vary])
+
+    def inputs(self, start: bool, end: bool, memory: Memory) -> dict[str, Tensor]:
         """What goes to the model beside a request's own inputs."""
-        added = {**self._flags[start, end], **states}
-        if self._id is not None:
-            added[self._id.name] = self._of_id(self._id, id)
-        return added
+        return {**self._flags[start, end], **memory}
 
     def outputs(self, asked: tuple[str, ...]) -> tuple[str, ...]:
         """What the model is asked for where a client asks for `asked`; empty means all."""
         if not self._states:
             return asked
-        wanted = asked or self._outputs
-        return wanted + tuple([name for name, _ in self._states if name not in wanted])
+        return self._with_states(asked) if asked else self._wanted
 
-    def keep(self, response: Response, asked: tuple[str, ...]) -> States:
-        """Take the new states out of a response, and all that the client did not ask for.
+    def _with_states(self, names: tuple[str, ...]) -> tuple[str, ...]:
+        return names + tuple([name for name in self._states if name not in names])
 
-        Raises INTERNAL if the model did not give one, or gave one of another shape.
+    def keep(self, response: Response, asked: tuple[str, ...], memory: Memory) -> Memory:
+        """What belongs to the sequence after this response, from which all goes that the client
+        did not ask for.
+
+        Raises INTERNAL if the model did not give a state, or gave one of another shape.
         """
         if not self._states:
-            return {}
-        given = {tensor.name: tensor for tensor in response.outputs}
+            return memory
         wanted = asked or self._outputs
-        response.outputs = [tensor for tensor in response.outputs if tensor.name in wanted]
+        given: list[Tensor] = []
         states: dict[str, Tensor] = {}
-        for name, spec in self._states:
-            tensor = given.get(name)
-            if tensor is None:
-                raise internal(f"the model gave no state '{name}'")
-            sizes = tensor.shape[len(self._lead) :]
-            if len(sizes) != len(spec.dims) or any(
-                size != dim != -1 for size, dim in zip(sizes, spec.dims, strict=True)
-            ):
-                raise internal(
-                    f"the model gave state '{name}' of shape {list(tensor.shape)}, but the"
-                    f" configuration says {[*self._lead, *spec.dims]}"
-                )
-            states[spec.name] = tensor.renamed(spec.name)
-        return states
+        for tensor in response.outputs:
+            spec = self._states.get(tensor.name)
+            if spec is not None:
+                self._check_shape(tensor, spec)
+                states[spec.name] = tensor.renamed(spec.name)
+            if spec is None or tensor.name in wanted:
+                given.append(tensor)
+        if len(states) != len(self._states):
+            missing = [name for name, spec in self._states.items() if spec.name not in states]
+            raise internal(f"the model gave no state '{missing[0]}'")
+        response.outputs = given
+        return {**memory, **states}
+
+    def _check_shape(self, tensor: Tensor, spec: TensorSpec) -> None:
+        shape = (*self._lead, *spec.dims)
+        if tensor.shape == shape:
+            return
+        sizes = tensor.shape[len(self._lead) :]
+        if len(tensor.shape) != len(shape) or any(
+            size != dim != -1 for size, dim in zip(sizes, spec.dims, strict=True)
+        ):
+            raise internal(
+                f"the model gave state '{tensor.name}' of shape {list(tensor.shape)}, but the"
+                f" configuration says {list(shape)}"
+            )
 
     def filler(self, like: Request) -> Request:
         """A request that stands for none, in a row between those that are like this one."""

@@ -220,9 +220,9 @@ class Sequenced:
         """Give a request what belongs to it, now that the one before it has ended."""
         feed, request = self._feed, step.request
         if step.start:
-            sequence.memory = feed.initial
+            sequence.memory = feed.begin(sequence.id)
         step.key = (self._key(request), feed.key(sequence.memory))
-        added = feed.inputs(sequence.id, step.start, request.sequence_end, sequence.memory)
+        added = feed.inputs(step.start, request.sequence_end, sequence.memory)
         request.inputs = step.inputs | added
         request.outputs = feed.outputs(step.asked)
         self._lanes[sequence.instance].put(step, sequence.slot)
@@ -259,7 +259,7 @@ class Sequenced:
         request.inputs, request.outputs = step.inputs, step.asked
         if response is not None and response.error is None:
             try:
-                sequence.memory = self._feed.keep(response, step.asked)
+                sequence.memory = self._feed.keep(response, step.asked, sequence.memory)
             except NaiadError as error:
                 response = step.response = Response(error=error)
             if response.reschedule and not step.abandoned:
