@@ -72,6 +72,11 @@ class BackendSuite:
         """The right answer to one of `requests`: all outputs by name, in `Tensor.numpy()` form."""
         raise NotImplementedError
 
+    def kept_output(self) -> str:
+        """An output of `spec` that the server may keep as a state; empty if the backend has no
+        models with states, or this one has no other output."""
+        return ""
+
     def bad_request(self) -> Request | None:
         """A request that fits the configuration but that the model must refuse, if there is one."""
         return None
@@ -208,6 +213,26 @@ class BackendSuite:
                 responses = _execute(loaded.instances[0], asked)
                 for request, response in zip(asked, responses, strict=True):
                     self._check(request, response)
+
+    def test_an_output_that_the_server_keeps(self, tmp_path: Path) -> None:
+        """It goes to a request that names it, and to no other, also inside a batch."""
+        spec, kept = self.spec(tmp_path), self.kept_output()
+        if not kept:
+            pytest.skip("the backend has no models with states")
+        theirs = tuple(output for output in spec.outputs if output.name != kept)
+        ours = tuple(output for output in spec.outputs if output.name == kept)
+        place = Placement(f"{spec.name}_0")
+        spec = replace(spec, outputs=theirs, server_outputs=ours, placements=(place,))
+        model = self.backend().load(spec)
+        instance = model.instance(place)
+        for group in self._groups(spec):
+            names = [output.name for output in (*theirs, *ours)]
+            asked = [replace(group[0], outputs=names), *group[1:]]
+            wanted = [names] + [[output.name for output in theirs] for _ in group[1:]]
+            for response, expected in zip(_execute(instance, asked), wanted, strict=True):
+                assert [output.name for output in response.outputs] == expected
+        instance.close()
+        model.close()
 
     def test_inputs_are_left_alone(self, loaded: Loaded) -> None:
         """Inputs may share memory with other requests, so nobody writes into them."""

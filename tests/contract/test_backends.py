@@ -142,6 +142,9 @@ class TestOnnx(BackendSuite):
         score = (request.inputs["x"].numpy() + self.table[token]) @ self.weight
         return {"score": score, "best": score.argmax(axis=1, keepdims=True)}
 
+    def kept_output(self) -> str:
+        return "best"
+
     def bad_request(self) -> Request:
         return request(
             x=Tensor.from_numpy("x", np.zeros((1, 3), np.float32)),

@@ -2,7 +2,9 @@
 
 A model has the input `x` and the output `y`, of one datatype. One that is not decoupled answers
 `y = x`, with the request's parameters as parameters of the response, and what the server reads
-itself under `server.` and its name. One that is decoupled reads from its parameters what to do:
+itself under `server.` and its name. With the parameter `steps` it asks to run the request again
+until it has run so often, and tells `server.runs`. One that is decoupled reads from its parameters
+what to do:
 
 responses: how many of `y = x + number` to send, each with the parameter `number`.
 end: how it ends: `empty`, with the `last` response, or by the name of an error's code.
@@ -36,8 +38,21 @@ class TellInstance(StreamingInstance):
 
     blocking = False
 
+    def __init__(self) -> None:
+        self._runs: dict[int | str, int] = {}
+
     def execute(self, requests: Sequence[Request]) -> Execution:
-        return Execution([_told(request) for request in requests])
+        return Execution([self._step(request) for request in requests])
+
+    def _step(self, request: Request) -> Response:
+        steps = request.parameters.get("steps")
+        if steps is None:
+            return _told(request, {})
+        runs = self._runs.pop(request.correlation_id, 0) + 1
+        if runs < int(steps):
+            self._runs[request.correlation_id] = runs
+            return Response(reschedule=True)
+        return _told(request, {"server.runs": runs})
 
     def stream(self, request: Request, responder: Responder) -> None:
         count = int(request.parameters.get("responses", 0))
@@ -55,7 +70,7 @@ class TellInstance(StreamingInstance):
         pass
 
 
-def _told(request: Request) -> Response:
+def _told(request: Request, more: Mapping[str, Parameter]) -> Response:
     served: Mapping[str, Parameter] = {
         "server.sequence_id": request.correlation_id,
         "server.sequence_start": request.sequence_start,
@@ -63,7 +78,7 @@ def _told(request: Request) -> Response:
         "server.priority": request.priority,
         "server.timeout": request.timeout_us,
     }
-    return Response([request.inputs["x"].renamed("y")], {**request.parameters, **served})
+    return Response([request.inputs["x"].renamed("y")], {**request.parameters, **served, **more})
 
 
 class TellModel(Model):
@@ -95,11 +110,11 @@ def install(folder: Path) -> Mapping[str, str]:
     return {"PYTHONPATH": f"{folder}:{ROOT}"}
 
 
-def config(decoupled: bool = False) -> str:
-    """Configuration of a model that takes FP32 of any length."""
+def config(decoupled: bool = False, more: str = "") -> str:
+    """Configuration of a model that takes FP32 of any length; `more` is added to it."""
     policy = "model_transaction_policy { decoupled: true }\n" if decoupled else ""
     return f"""
     backend: "tell"
     input {{ name: "x" data_type: TYPE_FP32 dims: -1 }}
     output {{ name: "y" data_type: TYPE_FP32 dims: -1 }}
-    {policy}"""
+    {policy}{more}"""

@@ -17,7 +17,7 @@ from naiad.core.scheduling.queue import Waiting
 from naiad.core.stats import Failure, ModelStatistics, Phases
 from naiad.core.trace import executed
 from naiad_backends.api import Execution, Instance, Request, Response
-from naiad_backends.errors import NaiadError, internal
+from naiad_backends.errors import NaiadError, internal, invalid
 
 logger = logging.getLogger(__name__)
 
@@ -47,6 +47,8 @@ class Job(Waiting):
     def settle(self, stats: ModelStatistics) -> None:
         """It has ended: count it, and tell the caller. On the event loop."""
         now = time.perf_counter_ns()
+        if self.response is not None and self.response.reschedule:
+            self.response = Response(error=_not_iterative())
         if self.request.trace is not None:
             executed(self.request.trace, self.arrived, self.phases, self.response)
         if self.abandoned:
@@ -107,6 +109,14 @@ def run(instance: Instance, batch: Batch) -> None:
     for job, response in zip(jobs, responses, strict=True):
         job.response = response
         job.phases = phases
+
+
+def _not_iterative() -> NaiadError:
+    return invalid(
+        "the model asked to run the request again, which its configuration does not allow",
+        field="sequence_batching.iterative_sequence",
+        hint="set iterative_sequence to true",
+    )
 
 
 def _one_each(execution: Execution, number: int) -> Sequence[Response]:

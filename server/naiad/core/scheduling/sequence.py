@@ -262,11 +262,9 @@ class Sequenced:
                 sequence.memory = self._feed.keep(response, step.asked, sequence.memory)
             except NaiadError as error:
                 response = step.response = Response(error=error)
-            if response.reschedule and not step.abandoned:
-                if self._batching.iterative:
-                    self._again(sequence, step)
-                    return
-                step.response = Response(error=_not_iterative())
+            if response.reschedule and self._batching.iterative and not step.abandoned:
+                self._again(sequence, step)
+                return
         step.settle(self._stats)
         self.in_flight -= 1
         self._sequencer.done(sequence, now)
@@ -300,11 +298,3 @@ def _lane(batching: SequenceBatching, largest: int) -> Lane[Step]:
     if batching.oldest:
         return Candidates(batching.preferred, largest, batching.delay_ns)
     return Rows(largest, batching.utilization, batching.delay_ns)
-
-
-def _not_iterative() -> NaiadError:
-    return invalid(
-        "the model asked to run the request again, which its configuration does not allow",
-        field="sequence_batching.iterative_sequence",
-        hint="set iterative_sequence to true",
-    )
