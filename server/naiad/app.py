@@ -54,6 +54,7 @@ class Server:
                 thread_count=settings.model_load_thread_count,
                 latencies=latencies,
             ),
+            settings.limiter(),
         )
         self.dataplane = DataPlane(
             registry,

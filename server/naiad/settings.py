@@ -13,10 +13,18 @@ from pathlib import Path
 from naiad.core.latencies import LatencyOptions
 from naiad.core.lifecycle import ControlMode
 from naiad.core.log import LogFormat, LogSettings
+from naiad.core.scheduling.limiter import Limiter, pool_sizes
 from naiad.core.tracesettings import TraceSettings, read_options
 from naiad.grpc.options import LARGEST, MOST_MS, Effort, GrpcOptions, KeepaliveOptions
 from naiad.tls import Tls, choose
 from naiad_backends.errors import invalid
+
+
+class RateLimit(StrEnum):
+    """What has a say in when an idle instance runs."""
+
+    OFF = "off"
+    EXECUTION_COUNT = "execution_count"
 
 
 class GrpcWire(StrEnum):
@@ -75,6 +83,19 @@ class Settings:
         default=(),
         metadata=_help(
             "<backend>,<key>=<value>; without <backend>, for all of them; repeat for several."
+        ),
+    )
+    rate_limit: RateLimit = field(
+        default=RateLimit.OFF,
+        metadata=_help(
+            "off: an idle instance runs. execution_count: it needs the resources of its"
+            " rate_limiter, and its turn."
+        ),
+    )
+    rate_limit_resource: tuple[str, ...] = field(
+        default=(),
+        metadata=_help(
+            "<name>:<count>[:<device>]: how much there is of a resource; repeat for several."
         ),
     )
     id: str = field(default="naiad", metadata=_help("Name of the server in its metadata."))
@@ -238,6 +259,11 @@ class Settings:
         """`metrics_config`, read; nothing is kept without metrics. Raises INVALID_ARG."""
         options = LatencyOptions.parse(self.metrics_config)
         return options if self.allow_metrics else LatencyOptions(False, False, False)
+
+    def limiter(self) -> Limiter | None:
+        """The rate limiter; None if there is none. Raises INVALID_ARG."""
+        sizes = pool_sizes(self.rate_limit_resource)
+        return None if self.rate_limit is RateLimit.OFF else Limiter(sizes)
 
     def http_tls(self) -> Tls | None:
         """TLS of the HTTP port, None for none. Raises as `naiad.tls.choose`."""

@@ -18,6 +18,8 @@ from naiad.core import model as models
 from naiad.core.latencies import DEFAULT_LATENCIES, LatencyOptions
 from naiad.core.model import LoadedModel, ServedModel
 from naiad.core.registry import UNLOADED, Registry, State
+from naiad.core.scheduling.gate import Gate
+from naiad.core.scheduling.limiter import Limiter
 from naiad.repository.config import ModelConfig
 from naiad.repository.layout import ModelFolder, Repositories
 from naiad.repository.override import Override, Upload, Uploads
@@ -62,6 +64,10 @@ class _Plan:
     spec: ModelSpec
 
 
+_Loaded = tuple[LoadedModel, Gate | None]
+"""One version and its instances' places at the rate limiter, if there is one."""
+
+
 class Lifecycle:
     """Keeps the registry in step with the repositories, on demand or by polling."""
 
@@ -71,11 +77,14 @@ class Lifecycle:
         backends: BackendRegistry,
         registry: Registry,
         options: LoadOptions,
+        limiter: Limiter | None = None,
     ) -> None:
+        """limiter: of all models' instances; None lets each run when it is idle."""
         self._repositories = repositories
         self._backends = backends
         self._registry = registry
         self._options = options
+        self._limiter = limiter
         self._threads = ThreadPoolExecutor(options.thread_count, "naiad-load")
         # A lock is there as long as somebody has it or waits for it.
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
@@ -227,8 +236,8 @@ class Lifecycle:
             if str(plan.spec.version) not in serving:
                 self._registry.mark(name, str(plan.spec.version), State.LOADING)
         loaded = await self._load_versions(name, needed, upload, serving.keys())
-        for item in loaded:
-            self._publish(ServedModel(item, self._options.latencies))
+        for item, gate in loaded:
+            self._publish(ServedModel(item, self._options.latencies, gate))
         wanted = {str(plan.spec.version) for plan in plans}
         for version, served in serving.items():
             if version not in wanted:
@@ -278,30 +287,46 @@ class Lifecycle:
         plans: Sequence[_Plan],
         upload: Upload | None,
         serving: Collection[str],
-    ) -> list[LoadedModel]:
+    ) -> list[_Loaded]:
         """All of them or none: raises INVALID_ARG with each failed version's reason."""
         results = await asyncio.gather(
-            *(
-                self._in_thread(partial(models.load, p.backend, p.config, p.spec, upload))
-                for p in plans
-            ),
-            return_exceptions=True,
+            *(self._load_version(plan, upload) for plan in plans), return_exceptions=True
         )
         reasons: dict[str, str] = {}
         for plan, result in zip(plans, results, strict=True):
             if isinstance(result, BaseException):
                 reasons[str(plan.spec.version)] = str(result) or type(result).__name__
         if not reasons:
-            return [item for item in results if isinstance(item, LoadedModel)]
+            return [result for result in results if isinstance(result, tuple)]
         for plan, result in zip(plans, results, strict=True):
-            if isinstance(result, LoadedModel):
-                await self._in_thread(result.close)
+            if isinstance(result, tuple):
+                await self._give_back(*result)
             version = str(plan.spec.version)
             if version not in serving:
                 reason = reasons.get(version, "another version of this load failed")
                 self._registry.mark(name, version, State.UNAVAILABLE, reason)
         texts = [f"version {version}: {reason}" for version, reason in reasons.items()]
         raise invalid("; ".join(texts))
+
+    async def _load_version(self, plan: _Plan, upload: Upload | None) -> _Loaded:
+        gate = None
+        if self._limiter is not None:
+            try:
+                gate = Gate(self._limiter, plan.config.instances())
+            except NaiadError as error:
+                raise plan.config.placed(error) from error
+        try:
+            load = partial(models.load, plan.backend, plan.config, plan.spec, upload)
+            return await self._in_thread(load), gate
+        except BaseException:
+            if gate is not None:
+                gate.close()
+            raise
+
+    async def _give_back(self, loaded: LoadedModel, gate: Gate | None) -> None:
+        await self._in_thread(loaded.close)
+        if gate is not None:
+            gate.close()
 
     def _publish(self, served: ServedModel) -> None:
         old = self._registry.publish(served)

@@ -16,6 +16,7 @@ from naiad.core.scheduling.decoupled import Decoupled
 from naiad.core.scheduling.direct import Direct
 from naiad.core.scheduling.dynamic import Dynamic
 from naiad.core.scheduling.feed import Feed
+from naiad.core.scheduling.gate import Gate
 from naiad.core.scheduling.patience import AdaptivePatience, FixedPatience
 from naiad.core.scheduling.scheduler import Scheduler
 from naiad.core.scheduling.sequence import Sequenced
@@ -118,12 +119,12 @@ def _check_kind(config: ModelConfig, spec: ModelSpec, instances: Sequence[Instan
         )
 
 
-def _scheduler(loaded: LoadedModel, stats: ModelStatistics) -> Scheduler:
+def _scheduler(loaded: LoadedModel, stats: ModelStatistics, gate: Gate | None) -> Scheduler:
     """The scheduler that the configuration asks for."""
     spec, batching = loaded.spec, loaded.config.dynamic_batching()
     name = f"{spec.name}/{spec.version}"
     if spec.decoupled:
-        return Decoupled(name, loaded.instances, stats)
+        return Decoupled(name, loaded.instances, stats, gate)
     sequences = loaded.config.sequence_batching()
     if sequences is not None:
         return Sequenced(
@@ -134,9 +135,10 @@ def _scheduler(loaded: LoadedModel, stats: ModelStatistics) -> Scheduler:
             spec.max_batch_size or 1,
             batch_key(spec),
             Feed(sequences, spec, loaded.initial_states),
+            gate,
         )
     if batching is None:
-        return Direct(name, loaded.instances, stats)
+        return Direct(name, loaded.instances, stats, gate)
     delay = batching.delay_ns
     return Dynamic(
         name,
@@ -146,14 +148,21 @@ def _scheduler(loaded: LoadedModel, stats: ModelStatistics) -> Scheduler:
         spec.max_batch_size or 1,
         batch_key(spec),
         AdaptivePatience() if delay is None else FixedPatience(delay),
+        gate,
     )
 
 
 class ServedModel:
     """A version that takes requests. Made and used on the event loop."""
 
-    def __init__(self, loaded: LoadedModel, latencies: LatencyOptions = DEFAULT_LATENCIES) -> None:
-        """latencies: which of them are kept for metrics."""
+    def __init__(
+        self,
+        loaded: LoadedModel,
+        latencies: LatencyOptions = DEFAULT_LATENCIES,
+        gate: Gate | None = None,
+    ) -> None:
+        """latencies: which of them are kept for metrics.
+        gate: the instances' places at the rate limiter, if there is one."""
         self.name = loaded.spec.name
         self.version = str(loaded.spec.version)
         self.config = loaded.config
@@ -166,7 +175,8 @@ class ServedModel:
         self._check = RequestCheck(loaded.spec)
         buckets = self.config.padding_buckets()
         self._padding = Padding(loaded.spec, buckets) if buckets else None
-        self._scheduler = _scheduler(loaded, self.stats)
+        self._gate = gate
+        self._scheduler = _scheduler(loaded, self.stats, gate)
         self.sequences = self._scheduler if isinstance(self._scheduler, Sequenced) else None
         """Its sequences; None if its requests do not belong together."""
 
@@ -265,6 +275,8 @@ class ServedModel:
         The framework's objects are closed by `close`, off the event loop."""
         await self._scheduler.drained()
         await self._scheduler.stop()
+        if self._gate is not None:
+            self._gate.close()
 
     def close(self) -> None:
         """Give the framework's objects back; after `retire`, on any thread."""

@@ -7,13 +7,14 @@ mistake names its line. The parsing, the filling in and the rules lie in their o
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from google.protobuf import text_format
 
 from naiad.repository import (
     completion,
+    instances,
     jsonconf,
     pbtxt,
     rules,
@@ -31,7 +32,6 @@ from naiad_backends.api import (
     BatchOutput,
     Completion,
     ModelSpec,
-    Placement,
     Tensor,
     TensorSpec,
 )
@@ -41,13 +41,6 @@ from naiad_proto import model_config_pb2 as pb
 
 TEXT_FILE = "config.pbtxt"
 YAML_FILE = "config.yaml"
-
-_KINDS: dict[int, Literal["CPU", "GPU", "MODEL"]] = {
-    pb.ModelInstanceGroup.KIND_AUTO: "CPU",
-    pb.ModelInstanceGroup.KIND_CPU: "CPU",
-    pb.ModelInstanceGroup.KIND_GPU: "GPU",
-    pb.ModelInstanceGroup.KIND_MODEL: "MODEL",
-}
 
 _BATCH_INPUT_KINDS = {pb.BatchInput.Kind.Value(kind.value): kind for kind in BatchInputKind}
 
@@ -146,6 +139,10 @@ class ModelConfig:
     def dynamic_batching(self) -> scheduling.DynamicBatching | None:
         """How requests are put together; None if each runs alone."""
         return scheduling.dynamic_batching(self._message)
+
+    def instances(self) -> tuple[instances.InstancePlan, ...]:
+        """The instances that may get work."""
+        return instances.instances(self._message)
 
     def padding_buckets(self) -> tuple[int, ...]:
         """Sizes that inputs of variable size are padded to, ascending; none for no padding.
@@ -286,7 +283,7 @@ class ModelConfig:
             graph_level=message.optimization.graph.level,
             cpu_accelerators=_accelerators(accelerators.cpu_execution_accelerator),
             gpu_accelerators=_accelerators(accelerators.gpu_execution_accelerator),
-            placements=tuple(_placements(message)),
+            placements=tuple(plan.placement for plan in self.instances()),
             decoupled=message.model_transaction_policy.decoupled,
             batch_inputs=tuple(_batch_input(made) for made in message.batch_input),
             batch_outputs=tuple(
@@ -444,19 +441,3 @@ def _accelerators(
     given: Sequence[pb.ModelOptimizationPolicy.ExecutionAccelerators.Accelerator],
 ) -> tuple[Accelerator, ...]:
     return tuple(Accelerator(one.name, dict(one.parameters)) for one in given)
-
-
-def _placements(message: pb.ModelConfig) -> list[Placement]:
-    """One for each instance that may get work, so none for passive groups."""
-    placements: list[Placement] = []
-    for group in message.instance_group:
-        if group.passive or group.kind not in _KINDS:
-            continue
-        kind = _KINDS[group.kind]
-        devices = [
-            device for device in (group.gpus if kind == "GPU" else (0,)) for _ in range(group.count)
-        ]
-        placements += [
-            Placement(f"{group.name}_{index}", kind, device) for index, device in enumerate(devices)
-        ]
-    return placements

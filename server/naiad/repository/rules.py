@@ -12,7 +12,7 @@ from itertools import pairwise
 
 from google.protobuf.message import Message
 
-from naiad.repository import scheduling, schema, warmup
+from naiad.repository import instances, scheduling, schema, warmup
 from naiad.repository.completion import ENSEMBLE, MODEL_FILES, PLATFORM_BACKENDS
 from naiad.repository.layout import ModelFolder, leaves
 from naiad.repository.mistakes import Mistake, entry, item, member
@@ -512,6 +512,7 @@ def _instance_groups(config: pb.ModelConfig, facts: Facts) -> Iterator[Mistake]:
                 yield Mistake(own, "is for TensorRT models only", "remove it")
             elif not (profile.isascii() and profile.isdigit()):
                 yield Mistake(own, f"'{profile}' is no number of a profile", "use 0, 1, 2, …")
+    yield from instances.mistakes(config)
     if groups and all(group.passive for group in groups):
         yield Mistake("instance_group", "has passive groups only", "add one that is not passive")
 

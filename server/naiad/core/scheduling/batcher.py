@@ -57,6 +57,12 @@ class Batcher(Generic[ItemT]):
         number, self.wake = self._decide(now)
         return self._queue.take(number) if number else []
 
+    def ready(self, now: int) -> bool:
+        """Whether `form` would give a batch now."""
+        self._look()
+        number, self.wake = self._decide(now)
+        return number > 0
+
     def _look(self) -> None:
         queue = self._queue
         if self._seen != queue.changes:

@@ -7,11 +7,13 @@ may come later. Both are counted, and a version drains only when every request h
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Collection, Coroutine, Iterable, Sequence
 from dataclasses import dataclass
 
 from naiad.core.responses import Part, ResponseStream
-from naiad.core.scheduling.instances import SharedWorkers
+from naiad.core.scheduling.crew import Line
+from naiad.core.scheduling.gate import Gate
+from naiad.core.scheduling.instances import SharedWorkers, all_ended, exchanged
 from naiad.core.stats import Failure, ModelStatistics, Phases
 from naiad.core.trace import executed, responded
 from naiad_backends.api import Instance, Request, Response, StreamingInstance
@@ -24,6 +26,7 @@ logger = logging.getLogger(__name__)
 class _Job:
     """One request.
 
+    place: of its instance, for a crew.
     enqueued, started, first, before: when it came, began, responded first and last, by
         `time.perf_counter_ns()`; 0 for not yet. `before` begins with the start.
     """
@@ -36,23 +39,37 @@ class _Job:
     first: int = 0
     before: int = 0
     failure: Failure | None = None
+    place: int = 0
     responses: int = 0
 
 
 class Decoupled:
     """Runs a model version's streaming instances, each on a thread or, if quick, on the loop."""
 
-    def __init__(self, name: str, loaded: Sequence[Instance], stats: ModelStatistics) -> None:
-        """loaded: all of them streaming instances."""
-        instances = [one for one in loaded if isinstance(one, StreamingInstance)]
+    def __init__(
+        self,
+        name: str,
+        loaded: Sequence[Instance],
+        stats: ModelStatistics,
+        gate: Gate | None = None,
+    ) -> None:
+        """loaded: all of them streaming instances.  gate: of the rate limiter, if there is one."""
+        instances = _streaming(loaded)
         self._stats = stats
         self._jobs: dict[ResponseStream, _Job] = {}
         self._idle = asyncio.Event()
         self._idle.set()
-        self._inline = None if any(one.blocking for one in instances) else instances[0]
-        self._workers: SharedWorkers[StreamingInstance, _Job] | None = None
-        if self._inline is None:
+        self._inline: StreamingInstance | None = None
+        self._quick = instances
+        self._workers: (
+            SharedWorkers[StreamingInstance, _Job] | Line[StreamingInstance, _Job] | None
+        ) = None
+        if gate is not None:
+            self._workers = Line(name, instances, _run, lambda job: None, gate)
+        elif any(one.blocking for one in instances):
             self._workers = SharedWorkers(name, instances, _run, lambda job: None)
+        else:
+            self._inline = instances[0]
 
     @property
     def in_flight(self) -> int:
@@ -125,6 +142,17 @@ class Decoupled:
     def hurry(self) -> None:
         """Nothing waits here but for an instance."""
 
+    def resize(
+        self, added: Sequence[Instance], removed: Collection[Instance]
+    ) -> Coroutine[None, None, None]:
+        """Take up instances, and part with others; see `Scheduler`."""
+        fresh = _streaming(added)
+        if self._workers is not None:
+            return self._workers.resize(fresh, _streaming(removed))
+        self._quick = exchanged(self._quick, fresh, removed)
+        self._inline = self._quick[0]
+        return all_ended(())
+
     async def drained(self) -> None:
         """Wait until `in_flight` is 0. No new request may come meanwhile."""
         await self._idle.wait()
@@ -133,6 +161,10 @@ class Decoupled:
         """End the threads, after `drained`."""
         if self._workers is not None:
             await self._workers.stop()
+
+
+def _streaming(instances: Iterable[Instance]) -> list[StreamingInstance]:
+    return [one for one in instances if isinstance(one, StreamingInstance)]
 
 
 _FAILURES = {"cancel": Failure.CANCELED, "fail": Failure.BACKEND}

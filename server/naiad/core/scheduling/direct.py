@@ -1,10 +1,12 @@
 """The scheduler of models without a batcher: each request alone, in order of arrival."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Collection, Coroutine, Sequence
 
 from naiad.core.responses import Part
-from naiad.core.scheduling.instances import Batch, Job, SharedWorkers, run
+from naiad.core.scheduling.crew import Line
+from naiad.core.scheduling.gate import Gate
+from naiad.core.scheduling.instances import Batch, Job, SharedWorkers, all_ended, exchanged, run
 from naiad.core.stats import ModelStatistics
 from naiad_backends.api import Instance, Request, Response
 from naiad_backends.errors import internal
@@ -13,14 +15,24 @@ from naiad_backends.errors import internal
 class Direct:
     """Runs a request on whichever instance is free."""
 
-    def __init__(self, name: str, instances: Sequence[Instance], stats: ModelStatistics) -> None:
+    def __init__(
+        self,
+        name: str,
+        instances: Sequence[Instance],
+        stats: ModelStatistics,
+        gate: Gate | None = None,
+    ) -> None:
+        """gate: of the rate limiter, if there is one."""
         self.in_flight = 0
         self._stats = stats
         self._idle = asyncio.Event()
         self._idle.set()
         self._inline: Instance | None = None
-        self._workers: SharedWorkers[Instance, Batch] | None = None
-        if any(instance.blocking for instance in instances):
+        self._quick = instances
+        self._workers: SharedWorkers[Instance, Batch] | Line[Instance, Batch] | None = None
+        if gate is not None:
+            self._workers = Line(name, instances, run, self._finished, gate)
+        elif any(instance.blocking for instance in instances):
             self._workers = SharedWorkers(name, instances, run, self._finished)
         else:
             self._inline = instances[0]
@@ -61,6 +73,15 @@ class Direct:
 
     def hurry(self) -> None:
         """Nothing waits here but for an instance."""
+
+    def resize(
+        self, added: Sequence[Instance], removed: Collection[Instance]
+    ) -> Coroutine[None, None, None]:
+        if self._workers is not None:
+            return self._workers.resize(added, removed)
+        self._quick = exchanged(self._quick, added, removed)
+        self._inline = self._quick[0]
+        return all_ended(())
 
     async def drained(self) -> None:
         await self._idle.wait()

@@ -7,11 +7,13 @@ they are asked (a request came, an instance is free, a time has come) and the en
 import asyncio
 import time
 from collections import deque
-from collections.abc import AsyncGenerator, Callable, Hashable, Sequence
+from collections.abc import AsyncGenerator, Callable, Collection, Coroutine, Hashable, Sequence
 
 from naiad.core.responses import Part
 from naiad.core.scheduling.batcher import Batcher
-from naiad.core.scheduling.instances import Batch, Job, Outbox, Worker, run
+from naiad.core.scheduling.crew import Crew
+from naiad.core.scheduling.gate import Gate
+from naiad.core.scheduling.instances import Batch, Job, run
 from naiad.core.scheduling.patience import Patience
 from naiad.core.scheduling.queue import QueueFull, RequestQueue
 from naiad.core.scheduling.timer import Alarm
@@ -33,9 +35,11 @@ class Dynamic:
         largest: int,
         key: Callable[[Request], Hashable],
         patience: Patience,
+        gate: Gate | None = None,
     ) -> None:
         """largest: batch elements of one execution.
-        key: requests of equal keys may share a batch."""
+        key: requests of equal keys may share a batch.  gate: of the rate limiter, if there is one.
+        """
         self.in_flight = 0
         self._stats = stats
         self._batching = batching
@@ -46,21 +50,12 @@ class Dynamic:
         self._loop = asyncio.get_running_loop()
         self._alarm = Alarm(self._dispatch)
         self._planned = False
+        self._dispatching = False
         self._drained = asyncio.Event()
         self._drained.set()
         # Requests in the order of their answers, where that has to be the one in which they came.
         self._line: deque[Job] | None = deque() if batching.preserve_ordering else None
-        outbox: Outbox[Batch] = Outbox(self._finished)
-        self._inline: Sequence[Instance] = ()
-        self._workers: Sequence[Worker[Instance, Batch]] = ()
-        if any(instance.blocking for instance in instances):
-            self._workers = [
-                Worker(f"{name}#{place}", instance, run, outbox)
-                for place, instance in enumerate(instances)
-            ]
-        else:
-            self._inline = instances
-        self._free = list(range(len(instances)))
+        self._crew = Crew(name, instances, run, self._finished, gate)
 
     @property
     def pending(self) -> int:
@@ -125,39 +120,52 @@ class Dynamic:
 
     def _dispatch(self) -> None:
         self._planned = False
-        queue = self._queue
+        self._dispatching = True
+        queue, crew = self._queue, self._crew
         now = time.perf_counter_ns()
         for job in queue.expire(now):
             self._refuse(job)
         wake = None
-        while self._free and len(queue):
-            jobs = self._batcher.form(now)
-            if not jobs:
+        while crew.free and len(queue):
+            if not (self._send(now) if crew.gate is None else self._ask(now)):
                 wake = self._batcher.wake
                 break
-            self._send(jobs)
         deadline = queue.next_deadline()
         if deadline is not None:
             wake = deadline if wake is None else min(wake, deadline)
         self._alarm.set(wake)
+        self._dispatching = False
 
-    def _send(self, jobs: list[Job]) -> None:
+    def _send(self, now: int) -> bool:
+        """Form a batch for a free instance; False if it is better to wait."""
+        jobs = self._batcher.form(now)
+        if jobs:
+            self._crew.run(self._batch(jobs))
+        return bool(jobs)
+
+    def _ask(self, now: int) -> bool:
+        """The same under the rate limiter: the batch is formed when the instance may run, so that
+        requests can join it until then."""
+        return self._batcher.ready(now) and self._crew.ask(self._late)
+
+    def _late(self) -> Batch | None:
+        jobs = self._batcher.form(time.perf_counter_ns())
+        if not jobs and len(self._queue):
+            # Some have left meanwhile, and the others may have to wait for more.
+            self._plan()
+        return self._batch(jobs) if jobs else None
+
+    def _batch(self, jobs: list[Job]) -> Batch:
         if self._line is not None:
             self._line += jobs
-        batch = Batch(jobs, self._free.pop())
-        if self._workers:
-            self._workers[batch.place].inbox.put(batch)
-        else:
-            run(self._inline[batch.place], batch)
-            self._settle(batch)
+        return Batch(jobs)
 
     def _finished(self, batch: Batch) -> None:
         self._settle(batch)
-        if len(self._queue):
+        if len(self._queue) and not self._dispatching:
             self._dispatch()
 
     def _settle(self, batch: Batch) -> None:
-        self._free.append(batch.place)
         size = batch.count(self._stats)
         if batch.phases is not None:
             self._patience.executed(size, batch.phases.end - batch.phases.start)
@@ -171,6 +179,13 @@ class Dynamic:
 
     # -- the end
 
+    def resize(
+        self, added: Sequence[Instance], removed: Collection[Instance]
+    ) -> Coroutine[None, None, None]:
+        ending = self._crew.resize(added, removed)
+        self._plan()
+        return ending
+
     def hurry(self) -> None:
         self._batcher.hurry()
         self._plan()
@@ -180,5 +195,5 @@ class Dynamic:
         await self._drained.wait()
 
     async def stop(self) -> None:
-        await asyncio.gather(*[worker.stop() for worker in self._workers])
+        await self._crew.stop()
         self._alarm.close()

@@ -5,12 +5,13 @@ bunches, one wake-up of the loop for all that finished meanwhile.
 """
 
 import asyncio
+import contextlib
 import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Hashable, Sequence
-from queue import SimpleQueue
+from collections.abc import Callable, Collection, Coroutine, Hashable, Iterable, Sequence
+from queue import Empty, SimpleQueue
 from typing import Generic, TypeVar
 
 from naiad.core.scheduling.queue import Waiting
@@ -167,27 +168,45 @@ class Worker(Generic[InstanceT, WorkT]):
         inbox: "SimpleQueue[WorkT | None] | None" = None,
     ) -> None:
         """work: carries out what comes in, on the thread; must not raise.
-        inbox: where work comes in, its own by default; several workers may share one."""
+        inbox: where work comes in at first, its own by default; several workers may share one."""
         self.instance = instance
         self.inbox: SimpleQueue[WorkT | None] = SimpleQueue() if inbox is None else inbox
         self._carry_out = work
         self._outbox = outbox
         self._loop = asyncio.get_running_loop()
+        self._moves: deque[SimpleQueue[WorkT | None] | None] = deque()
         self._ended = asyncio.Event()
         threading.Thread(target=self._run, name=name, daemon=True).start()
 
     def _run(self) -> None:
-        while (work := self.inbox.get()) is not None:
-            self._carry_out(self.instance, work)
-            self._outbox.put(work)
-            # Work must not live on, with its tensors, until the next comes.
-            del work
+        inbox: SimpleQueue[WorkT | None] | None = self.inbox
+        while inbox is not None:
+            while (work := inbox.get()) is not None:
+                self._carry_out(self.instance, work)
+                self._outbox.put(work)
+                # Work must not live on, with its tensors, until the next comes.
+                del work
+            inbox = self._moves.popleft()
         self._loop.call_soon_threadsafe(self._ended.set)
+
+    def move(self, inbox: "SimpleQueue[WorkT | None] | None") -> None:
+        """Where to take work from behind the next None that comes in; None ends the thread."""
+        self._moves.append(inbox)
 
     async def stop(self) -> None:
         """End the thread behind the work that it has."""
+        self.move(None)
         self.inbox.put(None)
+        await self.ended()
+
+    async def ended(self) -> None:
+        """Wait for the end of the thread."""
         await self._ended.wait()
+
+
+async def stop_all(workers: "Iterable[Worker[InstanceT, WorkT]]") -> None:
+    """End all threads behind the work that they have."""
+    await asyncio.gather(*[worker.stop() for worker in workers])
 
 
 class SharedWorkers(Generic[InstanceT, WorkT]):
@@ -202,12 +221,20 @@ class SharedWorkers(Generic[InstanceT, WorkT]):
         finished: Callable[[WorkT], None],
     ) -> None:
         """finished: called on the loop for all work."""
-        outbox = Outbox(finished)
+        self._name = name
+        self._work = work
+        self._outbox = Outbox(finished)
         self._queue: SimpleQueue[WorkT | None] = SimpleQueue()
-        self._workers = [
-            Worker(f"{name}#{number}", instance, work, outbox, self._queue)
-            for number, instance in enumerate(instances)
+        self._workers: list[Worker[InstanceT, WorkT]] = []
+        self._made = 0
+        self._add(instances)
+
+    def _add(self, instances: Sequence[InstanceT]) -> None:
+        self._workers += [
+            Worker(f"{self._name}#{number}", instance, self._work, self._outbox, self._queue)
+            for number, instance in enumerate(instances, self._made)
         ]
+        self._made += len(instances)
 
     def submit(self, work: WorkT) -> None:
         """Queue work for the next free instance."""
@@ -218,7 +245,43 @@ class SharedWorkers(Generic[InstanceT, WorkT]):
         """Work that no instance has taken yet."""
         return self._queue.qsize()
 
+    def resize(
+        self, added: Sequence[InstanceT], removed: Collection[InstanceT]
+    ) -> Coroutine[None, None, None]:
+        """Take up instances, and give others no more work. The coroutine ends when those have
+        finished what they run."""
+        gone = {id(instance) for instance in removed}
+        leaving = [worker for worker in self._workers if id(worker.instance) in gone]
+        # Nobody can tell which thread takes the next word out of a common queue. So all leave it:
+        # those that stay for a new one, to which what waits has gone before.
+        old, self._queue = self._queue, SimpleQueue()
+        with contextlib.suppress(Empty):
+            while True:
+                self._queue.put(old.get_nowait())
+        for worker in self._workers:
+            worker.move(None if worker in leaving else self._queue)
+            old.put(None)
+        self._workers = [worker for worker in self._workers if worker not in leaving]
+        self._add(added)
+        return all_ended(leaving)
+
     async def stop(self) -> None:
         """End the threads; the queue must be empty by now."""
         # Each thread takes one word to end, whichever comes first.
-        await asyncio.gather(*[worker.stop() for worker in self._workers])
+        for worker in self._workers:
+            worker.move(None)
+            self._queue.put(None)
+        await all_ended(self._workers)
+
+
+async def all_ended(workers: "Iterable[Worker[InstanceT, WorkT]]") -> None:
+    """Wait for the ends of all threads."""
+    await asyncio.gather(*[worker.ended() for worker in workers])
+
+
+def exchanged(
+    instances: Sequence[InstanceT], added: Sequence[InstanceT], removed: Collection[Instance]
+) -> list[InstanceT]:
+    """The instances without some, and with others."""
+    gone = {id(instance) for instance in removed}
+    return [*(instance for instance in instances if id(instance) not in gone), *added]

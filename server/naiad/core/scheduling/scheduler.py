@@ -4,11 +4,11 @@ A scheduler lives on the event loop and belongs to one loaded model version. It 
 request that it accepted, and counts each of them in the version's statistics.
 """
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Collection, Coroutine, Sequence
 from typing import Protocol
 
 from naiad.core.responses import Part
-from naiad_backends.api import Request, Response
+from naiad_backends.api import Instance, Request, Response
 
 
 class Scheduler(Protocol):
@@ -38,3 +38,13 @@ class Scheduler(Protocol):
 
     async def stop(self) -> None:
         """End the threads, after `drained`."""
+
+
+class Resizable(Scheduler, Protocol):
+    """A scheduler whose instances may change while it runs."""
+
+    def resize(
+        self, added: Sequence[Instance], removed: Collection[Instance]
+    ) -> Coroutine[None, None, None]:
+        """Take up instances at once, and give others no more work; one at least stays or comes.
+        The coroutine ends when the others have finished what they run."""

@@ -11,9 +11,11 @@ import secrets
 import time
 from collections.abc import AsyncGenerator, Callable, Hashable
 from collections.abc import Sequence as Listed
+from functools import partial
 
 from naiad.core.responses import Part
 from naiad.core.scheduling.feed import Feed
+from naiad.core.scheduling.gate import Gate
 from naiad.core.scheduling.instances import Batch, Job, Outbox, Worker, run
 from naiad.core.scheduling.lanes import Candidates, Lane, Rows
 from naiad.core.scheduling.sequencer import Sequence, Sequencer
@@ -56,10 +58,13 @@ class Sequenced:
         largest: int,
         key: Callable[[Request], Hashable],
         feed: Feed,
+        gate: Gate | None = None,
     ) -> None:
         """largest: batch elements of one execution.
-        key: requests of equal keys may share a batch."""
+        key: requests of equal keys may share a batch.  gate: of the rate limiter, if there is one.
+        """
         self.in_flight = 0
+        self._gate = gate
         self._stats = stats
         self._batching = batching
         self._key = key
@@ -202,15 +207,38 @@ class Sequenced:
         wake = self._sequencer.next_deadline()
         for place, lane in enumerate(self._lanes):
             while self._free[place] and len(lane):
-                steps = lane.form(now, self._sequencer.highest(place))
-                if not steps:
+                if not (self._begin(place) if self._gate is None else self._ask(place)):
                     if lane.wake is not None:
                         wake = lane.wake if wake is None else min(wake, lane.wake)
                     break
-                self._send(steps, place)
         self._alarm.set(wake)
         if not self.in_flight and not self._sequencer.live:
             self._empty.set()
+
+    def _begin(self, place: int) -> bool:
+        """Form a batch for a free instance; False if it is better to wait."""
+        steps = self._lanes[place].form(time.perf_counter_ns(), self._sequencer.highest(place))
+        if steps:
+            self._send(steps, place)
+        return bool(steps)
+
+    def _ask(self, place: int) -> bool:
+        """The same when the rate limiter lets the instance run; False if it did not yet."""
+        waiting = len(self._lanes[place])
+        self._free[place] = False
+        if self._gate is not None:
+            self._gate.ask(place, partial(self._granted, place))
+        return len(self._lanes[place]) < waiting
+
+    def _granted(self, place: int) -> bool:
+        if self._begin(place):
+            if self._free[place]:
+                # It has run on the loop already, and may have more to do.
+                self._plan()
+            return True
+        self._free[place] = True
+        self._alarm.set(self._lanes[place].wake)
+        return False
 
     def _hand_out(self) -> None:
         for sequence, step in self._sequencer.take():
@@ -247,6 +275,8 @@ class Sequenced:
 
     def _settle(self, batch: Batch) -> None:
         self._free[batch.place] = True
+        if self._gate is not None:
+            self._gate.release(batch.place)
         batch.count(self._stats)
         now = time.perf_counter_ns()
         for job in batch.jobs:
