@@ -7,6 +7,7 @@ nothing of sockets, nor of how a region comes to be.
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,8 @@ HEADER_LENGTH = "Inference-Header-Content-Length"
 GRPC_PATH = "/inference.GRPCInferenceService/ModelInfer"
 GRPC_PREFIX = 5
 """Bytes before each gRPC message: compressed flag and length."""
+
+_NONE: Mapping[str, int | bool] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -52,12 +55,22 @@ class Request:
     """For gRPC the message with its five-byte prefix."""
 
 
-def encode(protocol: str, model: str, inputs: tuple[Tensor, ...], output: str) -> Request:
-    """A request for `output` of `model`; protocol is one of PROTOCOLS, but not of SHARED."""
+def encode(
+    protocol: str,
+    model: str,
+    inputs: tuple[Tensor, ...],
+    output: str,
+    parameters: Mapping[str, int | bool] = _NONE,
+) -> Request:
+    """A request for `output` of `model`; protocol is one of PROTOCOLS, but not of SHARED.
+
+    parameters: of the request, such as those of a sequence.
+    """
     if protocol == "grpc":
-        return Request(GRPC_PATH, {}, _grpc_frame(model, inputs, output))
+        return Request(GRPC_PATH, {}, _grpc_frame(model, inputs, output, parameters))
     path = f"/v2/models/{model}/infer"
-    return (_http_json if protocol == "http-json" else _http_binary)(path, inputs, output)
+    form = _http_json if protocol == "http-json" else _http_binary
+    return form(path, inputs, output, {"parameters": parameters} if parameters else {})
 
 
 def encode_shared(
@@ -108,18 +121,22 @@ def decode(protocol: str, output: str, headers: Mapping[str, str], body: bytes) 
     return _http_tensor(output, body, int(headers.get(HEADER_LENGTH.lower(), len(body))))
 
 
-def _http_json(path: str, inputs: tuple[Tensor, ...], output: str) -> Request:
+def _http_json(
+    path: str, inputs: tuple[Tensor, ...], output: str, head: dict[str, object]
+) -> Request:
     described = [{**_described(t), "data": t.array.reshape(-1).tolist()} for t in inputs]
-    body = orjson.dumps({"inputs": described, "outputs": [{"name": output}]})
+    body = orjson.dumps({**head, "inputs": described, "outputs": [{"name": output}]})
     return Request(path, {"Content-Type": "application/json"}, body)
 
 
-def _http_binary(path: str, inputs: tuple[Tensor, ...], output: str) -> Request:
+def _http_binary(
+    path: str, inputs: tuple[Tensor, ...], output: str, head: dict[str, object]
+) -> Request:
     described = [
         {**_described(t), "parameters": {"binary_data_size": t.array.nbytes}} for t in inputs
     ]
     asked = [{"name": output, "parameters": {"binary_data": True}}]
-    header = orjson.dumps({"inputs": described, "outputs": asked})
+    header = orjson.dumps({**head, "inputs": described, "outputs": asked})
     headers = {"Content-Type": "application/octet-stream", HEADER_LENGTH: str(len(header))}
     return Request(path, headers, b"".join([header, *(t.array.tobytes() for t in inputs)]))
 
@@ -132,8 +149,16 @@ def _described(tensor: Tensor) -> dict[str, object]:
     }
 
 
-def _grpc_frame(model: str, inputs: tuple[Tensor, ...], output: str) -> bytes:
+def _grpc_frame(
+    model: str,
+    inputs: tuple[Tensor, ...],
+    output: str,
+    parameters: Mapping[str, int | bool],
+) -> bytes:
     request = ModelInferRequest(model_name=model)
+    for name, value in parameters.items():
+        kind = "bool_param" if isinstance(value, bool) else "int64_param"
+        setattr(request.parameters[name], kind, value)
     request.outputs.add(name=output)
     for tensor in inputs:
         request.inputs.add(name=tensor.name, datatype=tensor.datatype, shape=tensor.array.shape)

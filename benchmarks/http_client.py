@@ -7,8 +7,10 @@ Reads answers with a Content-Length only. Knows nothing of models.
 import selectors
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
+from itertools import repeat
 
 from benchmarks.errors import BenchmarkError
 
@@ -48,13 +50,25 @@ def parse_head(head: bytes) -> tuple[int, dict[str, str]]:
 
 def exchange(port: int, request: bytes, timeout: float) -> Answer:
     """Sends one request on its own connection; waits at most `timeout` seconds."""
-    kept = bytearray()
-    connection = Connection(port, request, kept)
-    try:
-        _loop([connection], 1, time.monotonic() + timeout)
-    finally:
-        connection.socket.close()
-    return Answer(connection.status, connection.headers, bytes(kept))
+    return exchange_all(port, [request], 1, timeout)[1][0]
+
+
+def exchange_all(
+    port: int, requests: Sequence[bytes], connections: int, timeout: float
+) -> tuple[Timings, list[Answer]]:
+    """Sends the requests in their order over `connections`, each sending the next one when it was
+    answered; gives the answers in the order of the requests.
+
+    Raises BenchmarkError on a lost connection, or after `timeout` seconds.
+    """
+    answers: dict[int, Answer] = {}
+
+    def keep(connection: Connection) -> None:
+        answers[connection.number] = connection.answer()
+
+    opened = [Connection(port, keep=True) for _ in range(min(connections, len(requests)))]
+    timings = _loop(opened, requests, time.monotonic() + timeout, keep)
+    return timings, [answers[number] for number in range(len(requests))]
 
 
 def drive(
@@ -66,12 +80,8 @@ def drive(
 
     Raises BenchmarkError on any other answer, a lost connection, or after `timeout` seconds.
     """
-    opened = [Connection(port, request, None, length) for _ in range(min(connections, count))]
-    try:
-        return _loop(opened, count, time.monotonic() + timeout)
-    finally:
-        for connection in opened:
-            connection.socket.close()
+    opened = [Connection(port, length) for _ in range(min(connections, count))]
+    return _loop(opened, repeat(request, count), time.monotonic() + timeout)
 
 
 class Connection:
@@ -80,27 +90,36 @@ class Connection:
     _scratch = bytearray(_READ_BYTES)
     """Shared by all, because each takes what it has read at once."""
 
-    def __init__(
-        self, port: int, request: bytes, kept: bytearray | None, length: int | None = None
-    ) -> None:
+    def __init__(self, port: int, length: int | None = None, keep: bool = False) -> None:
+        """length: what each answer's body must have, in bytes; the status must be 200 then.
+        keep: keep the answer's body; else it is read and dropped."""
         self.socket = socket.create_connection(("127.0.0.1", port))
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.socket.setblocking(False)
-        self.status = 0
-        self.headers: dict[str, str] = {}
-        self._request = request
-        self._kept = kept
+        self.number = 0
+        self.started = 0.0
+        self._status = 0
+        self._headers: dict[str, str] = {}
+        self._kept: bytearray | None = bytearray() if keep else None
         self._length = length
 
-    def begin(self, started: float | None = None) -> None:
-        """Starts a new request; `send` and `receive` carry it on.
+    def begin(self, request: bytes, number: int = 0, started: float | None = None) -> None:
+        """Starts a request; `send` and `receive` carry it on.
 
+        number: which one it is, for the caller.
         started: the time from which it counts, on the clock of time.perf_counter; now if None.
         """
+        self.number = number
         self.started = time.perf_counter() if started is None else started
-        self._unsent = memoryview(self._request)
+        self._unsent = memoryview(request)
         self._head = bytearray()
         self._missing: int | None = None
+        if self._kept is not None:
+            self._kept = bytearray()
+
+    def answer(self) -> Answer:
+        """The whole answer, if bodies are kept."""
+        return Answer(self._status, self._headers, bytes(self._kept or b""))
 
     def send(self) -> bool:
         """Sends what the kernel takes; true when all is sent."""
@@ -123,13 +142,13 @@ class Connection:
         head, end, body = self._head.partition(b"\r\n\r\n")
         if not end:
             return
-        self.status, self.headers = parse_head(bytes(head))
-        if "content-length" not in self.headers:
+        self._status, self._headers = parse_head(bytes(head))
+        if "content-length" not in self._headers:
             raise BenchmarkError("the answer has no Content-Length, which this client needs")
-        length = int(self.headers["content-length"])
-        if self._length is not None and (self.status, length) != (200, self._length):
+        length = int(self._headers["content-length"])
+        if self._length is not None and (self._status, length) != (200, self._length):
             raise BenchmarkError(
-                f"status {self.status} with {length} bytes, not 200 with {self._length}"
+                f"status {self._status} with {length} bytes, not 200 with {self._length}"
             )
         self._missing = length - self._take(memoryview(body))
 
@@ -139,27 +158,40 @@ class Connection:
         return len(body)
 
 
-def _loop(connections: list[Connection], count: int, deadline: float) -> Timings:
+def _loop(
+    connections: list[Connection],
+    requests: Iterable[bytes],
+    deadline: float,
+    answered: Callable[[Connection], None] | None = None,
+) -> Timings:
+    """Closes the connections at the end.  answered: told of each whole answer."""
     timings = Timings()
-    begun = 0
+    coming = enumerate(requests)
     both = selectors.EVENT_READ | selectors.EVENT_WRITE
-    with selectors.DefaultSelector() as selector:
-        first = time.perf_counter()
+    with selectors.DefaultSelector() as selector, ExitStack() as opened:
         for connection in connections:
-            connection.begin()
+            opened.callback(connection.socket.close)
+        first = time.perf_counter()
+        busy = 0
+        for connection, (number, request) in zip(connections, coming, strict=False):
+            connection.begin(request, number)
             selector.register(connection.socket, both, connection)
-            begun += 1
-        while len(timings.latencies) < count:
+            busy += 1
+        while busy:
             for key, events in selector.select(timeout=1.0):
                 connection = key.data
                 if events & selectors.EVENT_WRITE and connection.send():
                     selector.modify(key.fileobj, selectors.EVENT_READ, connection)
                 if events & selectors.EVENT_READ and connection.receive():
                     timings.latencies.append(time.perf_counter() - connection.started)
-                    if begun < count:
-                        connection.begin()
-                        selector.modify(key.fileobj, both, connection)
-                        begun += 1
+                    if answered is not None:
+                        answered(connection)
+                    number, request = next(coming, (-1, b""))
+                    if number < 0:
+                        busy -= 1
+                        continue
+                    connection.begin(request, number)
+                    selector.modify(key.fileobj, both, connection)
             if time.monotonic() > deadline:
                 raise BenchmarkError("no whole answer within the time limit")
         timings.seconds = time.perf_counter() - first

@@ -106,11 +106,16 @@ def _sample(cell: Cell, server: Server, seconds: float, rate: float | None, turn
         else:
             seen = open_loop.measure(target, due)
         used = server.cpu_seconds() - before
+    return as_sample(seen, used)
+
+
+def as_sample(seen: load.Load, server_seconds: float) -> Sample:
+    """The figures of a load that cost the server so many seconds of CPU time."""
     return Sample(
         rate=seen.rate,
         p50_ms=seen.p50_ms,
         p99_ms=seen.p99_ms,
-        server_us=used / seen.requests * 1e6,
+        server_us=server_seconds / seen.requests * 1e6,
         client_us=seen.client_cpu_s / seen.requests * 1e6,
         requests=seen.requests,
         tool=seen.tool,

@@ -40,19 +40,23 @@ def replay(
 
     Raises BenchmarkError on any other answer, a lost connection, or after `timeout` seconds.
     """
-    idle = [Connection(port, request, None, length) for _ in range(min(connections, len(due)))]
+    idle = [Connection(port, length) for _ in range(min(connections, len(due)))]
     opened = list(idle)
     # select() takes microseconds; epoll rounds waits up to milliseconds.
     with selectors.SelectSelector() as selector:
         try:
-            return _loop(selector, idle, due, timeout)
+            return _loop(selector, idle, request, due, timeout)
         finally:
             for connection in opened:
                 connection.socket.close()
 
 
 def _loop(
-    selector: selectors.BaseSelector, idle: list[Connection], due: Array, timeout: float
+    selector: selectors.BaseSelector,
+    idle: list[Connection],
+    request: bytes,
+    due: Array,
+    timeout: float,
 ) -> Timings:
     timings = Timings()
     coming = deque(due.tolist())
@@ -63,7 +67,7 @@ def _loop(
             raise BenchmarkError("not all answers came within the time limit")
         while coming and coming[0] <= now and idle:
             connection = idle.pop()
-            connection.begin(start + coming.popleft())
+            connection.begin(request, started=start + coming.popleft())
             sent = connection.send()
             events = selectors.EVENT_READ | (0 if sent else selectors.EVENT_WRITE)
             selector.register(connection.socket, events, connection)

@@ -45,6 +45,31 @@ _TENSORS = {
     ),
 }
 
+_STREAM = (
+    'input [ { name: "audio" data_type: TYPE_FP32 dims: [ 512 ] } ]\n'
+    'output [ { name: "speech" data_type: TYPE_FP32 dims: [ 1 ] } ]\n'
+)
+_SEQUENCES = """
+sequence_batching {{
+  max_sequence_idle_microseconds: 60000000
+  oldest {{ max_candidate_sequences: 1024 }}
+  {}
+}}
+"""
+_STATES = """
+  state [
+    { input_name: "state_in" output_name: "state_out" data_type: TYPE_FP32 dims: [ 2, 128 ] },
+    { input_name: "context" output_name: "context_out" data_type: TYPE_FP32 dims: [ 64 ] }
+  ]
+"""
+_CONTROLS = """
+  control_input [
+    { name: "START" control { kind: CONTROL_SEQUENCE_START fp32_false_true: [ 0, 1 ] } },
+    { name: "END" control { kind: CONTROL_SEQUENCE_END fp32_false_true: [ 0, 1 ] } },
+    { name: "CORRID" control { kind: CONTROL_SEQUENCE_CORRID data_type: TYPE_UINT64 } }
+  ]
+"""
+
 
 def write_naiad(
     root: Path, models: Iterable[str], onnx_files: dict[str, Path], batching: bool
@@ -88,6 +113,23 @@ def write_triton(
         code = "triton_onnx.py" if onnx else "triton_identity.py"
         shutil.copy(PEER_MODELS / code, root / model / "1" / "model.py")
         _link_graph(onnx, root / model)
+
+
+def write_streams(root: Path, server: str, onnx: Path) -> None:
+    """A repository with silero-vad as the model `streams`, which keeps 1,024 sequences.
+
+    server: naiad keeps the states itself; in triton the Python model does, because implicit states
+    are not for its Python backend.
+    """
+    if server == "naiad":
+        lines = ['backend: "onnxruntime"\n', _ONE_THREAD, _SEQUENCES.format(_STATES)]
+    else:
+        lines = ['backend: "python"\n', _SEQUENCES.format(_CONTROLS)]
+    folder = root / "streams"
+    _write_config(folder, [*lines, "max_batch_size: 64\n", _STREAM, _INSTANCE])
+    _link_graph(onnx, folder)
+    if server == "triton":
+        shutil.copy(PEER_MODELS / "triton_streams.py", folder / "1" / "model.py")
 
 
 def write_mlserver(root: Path, models: Iterable[str], onnx_files: dict[str, Path]) -> None:

@@ -8,7 +8,12 @@ from benchmarks import graphs
 from naiad.repository.fetch import assemble
 from naiad.settings import cache_folder
 
-_EXAMPLES = {"magika": "magika", "minilm": "minilm", "silero": "silero_vad"}
+_EXAMPLES = {
+    "magika": "magika",
+    "minilm": "minilm",
+    "silero": "silero_vad",
+    "streams": "silero_stream",
+}
 """Folder of each model's weights in model_repository/."""
 
 

@@ -55,6 +55,29 @@ def test_grpc_frame_is_read_by_tritonclients_messages() -> None:
     assert list(read.raw_input_contents) == [SOUND.array.tobytes(), RATE.array.tobytes()]
 
 
+def test_parameters_of_a_sequence_are_those_of_tritonclient() -> None:
+    tensor = triton_http.InferInput("input", SOUND.array.shape, "FP32")
+    tensor.set_data_from_numpy(SOUND.array)
+    make = triton_http.InferenceServerClient.generate_request_body
+    body, length = make([tensor], sequence_id=7, sequence_start=True, sequence_end=False)
+    parameters: dict[str, int | bool] = {
+        "sequence_id": 7,
+        "sequence_start": True,
+        "sequence_end": False,
+    }
+    theirs = orjson.loads(body[:length])["parameters"]
+    assert parameters.items() <= theirs.items()
+
+    for protocol in ("http-json", "http-binary"):
+        request = bodies.encode(protocol, "m", (SOUND,), "output", parameters)
+        mine = int(request.headers.get(bodies.HEADER_LENGTH, len(request.body)))
+        assert orjson.loads(request.body[:mine])["parameters"] == parameters
+    message = bodies.encode("grpc", "m", (SOUND,), "output", parameters).body[bodies.GRPC_PREFIX :]
+    read = service_pb2.ModelInferRequest.FromString(message).parameters
+    assert read["sequence_id"].int64_param == 7
+    assert [read[f"sequence_{end}"].bool_param for end in ("start", "end")] == [True, False]
+
+
 PLACES = {"input": bodies.Place("r", 0, 12), "sr": bodies.Place("r", 64, 8)}
 RESULT = bodies.Place("r", 128, 12)
 

@@ -2,7 +2,7 @@
 
 import pytest
 from benchmarks.errors import BenchmarkError
-from benchmarks.http_client import drive, exchange, post_bytes
+from benchmarks.http_client import drive, exchange, exchange_all, post_bytes
 
 BODY = bytes(range(256)) * 16 * 1024  # 4 MiB: more than one read and one write
 HEADERS = {"X-Kind": "echo"}
@@ -17,6 +17,15 @@ def test_exchange_gives_the_whole_answer(port: int, body: bytes) -> None:
 
 def test_exchange_gives_an_error_as_it_is(port: int) -> None:
     assert exchange(port, post_bytes("/error", {}, b"why"), timeout=30).status == 400
+
+
+@pytest.mark.parametrize("connections", [1, 4, 9])
+def test_answers_are_in_the_order_of_their_requests(port: int, connections: int) -> None:
+    bodies = [bytes([number]) * (1 + number * 50_000) for number in range(7)]
+    requests = [post_bytes("/", {}, body) for body in bodies]
+    timings, answers = exchange_all(port, requests, connections, timeout=30)
+    assert [answer.body for answer in answers] == bodies
+    assert len(timings.latencies) == 7
 
 
 @pytest.mark.parametrize("connections", [1, 4, 9])

@@ -64,6 +64,21 @@ def test_triton_runs_python_models(tmp_path: Path, onnx_files: dict[str, Path]) 
     assert "InferenceSession" in (tmp_path / "magika" / "1" / "model.py").read_text()
 
 
+def test_streams_are_sequences_in_both(tmp_path: Path, onnx_files: dict[str, Path]) -> None:
+    for name in ("naiad", "triton"):
+        repositories.write_streams(tmp_path / name, name, onnx_files["silero"])
+    mine, theirs = (_config(tmp_path / name, "streams") for name in ("naiad", "triton"))
+    assert mine.input == theirs.input
+    assert mine.max_batch_size == theirs.max_batch_size == 64
+    assert mine.sequence_batching.oldest == theirs.sequence_batching.oldest
+    assert [state.output_name for state in mine.sequence_batching.state] == [
+        "state_out",
+        "context_out",
+    ]
+    assert not theirs.sequence_batching.state
+    assert (tmp_path / "triton" / "streams" / "1" / "model.py").is_file()
+
+
 def test_mlserver_settings(tmp_path: Path, onnx_files: dict[str, Path]) -> None:
     repositories.write_mlserver(tmp_path, MODELS, onnx_files)
     settings = json.loads((tmp_path / "silero" / "model-settings.json").read_text())
