@@ -37,6 +37,7 @@ class Feed:
         }
         ids = [control for control in batching.controls if control.fact == "CORRID"]
         self._id = ids[0].tensor if ids else None
+        self._id_type = None if self._id is None else str if self._id.datatype == "BYTES" else int
         self._null = {
             control.tensor.name: self._flag(control, {"READY": False}) for control in flags
         }
@@ -55,17 +56,16 @@ class Feed:
 
     def check_id(self, id: int | str) -> None:
         """Raises INVALID_ARG unless `id` is one that the model can be told."""
-        if self._id is not None and isinstance(id, str) != (self._id.datatype == "BYTES"):
+        if self._id_type is not None and not isinstance(id, self._id_type):
             raise invalid(
                 f"the id {id!r:.60} of the sequence is of the wrong kind: the model takes"
-                f" {'strings' if self._id.datatype == 'BYTES' else 'integers'}",
+                f" {'strings' if self._id_type is str else 'integers'}",
                 field='parameters["sequence_id"]',
             )
 
     def own_id(self, number: int) -> int | str:
         """A number as an id that the model can be told."""
-        as_text = self._id is not None and self._id.datatype == "BYTES"
-        return str(number) if as_text else number
+        return str(number) if self._id_type is str else number
 
     def begin(self, id: int | str) -> Memory:
         """What belongs to a sequence that has only begun."""
@@ -75,11 +75,13 @@ class Feed:
 
     def key(self, memory: Memory) -> tuple[tuple[int, ...], ...]:
         """What must be equal for the states of two sequences to run side by side."""
-        return tuple([memory[name].shape for name in self._vary])
+        return tuple([memory[name].shape for name in self._vary]) if self._vary else ()
 
-    def inputs(self, start: bool, end: bool, memory: Memory) -> dict[str, Tensor]:
-        """What goes to the model beside a request's own inputs."""
-        return {**self._flags[start, end], **memory}
+    def inputs(
+        self, own: Mapping[str, Tensor], start: bool, end: bool, memory: Memory
+    ) -> dict[str, Tensor]:
+        """What goes to the model for a request with its `own` inputs."""
+        return {**own, **self._flags[start, end], **memory}
 
     def outputs(self, asked: tuple[str, ...]) -> tuple[str, ...]:
         """What the model is asked for where a client asks for `asked`; empty means all."""
@@ -100,22 +102,24 @@ class Feed:
             return memory
         wanted = asked or self._outputs
         given: list[Tensor] = []
-        states: dict[str, Tensor] = {}
+        states = dict(memory)
+        missing = len(self._states)
         for tensor in response.outputs:
             spec = self._states.get(tensor.name)
             if spec is not None:
                 self._check_shape(tensor, spec)
                 states[spec.name] = tensor.renamed(spec.name)
+                missing -= 1
             if spec is None or tensor.name in wanted:
                 given.append(tensor)
-        if len(states) != len(self._states):
-            missing = [name for name, spec in self._states.items() if spec.name not in states]
-            raise internal(f"the model gave no state '{missing[0]}'")
+        if missing:
+            names = {tensor.name for tensor in response.outputs}
+            raise internal(f"the model gave no state '{min(self._states.keys() - names)}'")
         response.outputs = given
-        return {**memory, **states}
+        return states
 
     def _check_shape(self, tensor: Tensor, spec: TensorSpec) -> None:
-        shape = (*self._lead, *spec.dims)
+        shape = self._lead + spec.dims
         if tensor.shape == shape:
             return
         sizes = tensor.shape[len(self._lead) :]

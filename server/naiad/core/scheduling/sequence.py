@@ -250,8 +250,7 @@ class Sequenced:
         if step.start:
             sequence.memory = feed.begin(sequence.id)
         step.key = (self._key(request), feed.key(sequence.memory))
-        added = feed.inputs(step.start, request.sequence_end, sequence.memory)
-        request.inputs = step.inputs | added
+        request.inputs = feed.inputs(step.inputs, step.start, request.sequence_end, sequence.memory)
         request.outputs = feed.outputs(step.asked)
         self._lanes[sequence.instance].put(step, sequence.slot)
 
