@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,10 +16,14 @@ STRATEGIES = ("direct", "oldest")
 
 
 @pytest.fixture(scope="module")
+def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("repository")
+
+
+@pytest.fixture(scope="module")
 def server(
-    tmp_path_factory: pytest.TempPathFactory, plugin: dict[str, str]
+    repository: Path, tmp_path_factory: pytest.TempPathFactory, plugin: dict[str, str]
 ) -> Iterator[ServerProcess]:
-    repository = tmp_path_factory.mktemp("repository")
     for strategy in STRATEGIES:
         batching = f"sequence_batching {{ iterative_sequence: true {strategy} {{ }} }}"
         graphs.write_model(repository, strategy, config=tell.config(more=batching))
@@ -84,3 +89,11 @@ def test_a_model_that_may_not(server: ServerProcess, model: str) -> None:
             assert error.value.status() == "StatusCode.INVALID_ARGUMENT"
 
     asyncio.run(over_grpc())
+
+
+def test_decoupled_models_have_no_sequences_yet(server: ServerProcess, repository: Path) -> None:
+    config = tell.config(decoupled=True, more="sequence_batching { iterative_sequence: true }")
+    graphs.write_model(repository, "decoupled", config=config)
+    reply = server.post("/v2/repository/models/decoupled/load")
+    assert reply.status == 400
+    assert "a decoupled model cannot have sequences yet" in reply.json()["error"]
