@@ -15,6 +15,7 @@ from benchmarks.load import TIME_LIMIT, Load, Target
 from benchmarks.workloads import Array
 
 CONNECTIONS = 128
+"""At most; they are opened when no other one is idle."""
 
 
 def measure(target: Target, due: Array) -> Load:
@@ -40,23 +41,44 @@ def replay(
 
     Raises BenchmarkError on any other answer, a lost connection, or after `timeout` seconds.
     """
-    idle = [Connection(port, length) for _ in range(min(connections, len(due)))]
-    opened = list(idle)
     # select() takes microseconds; epoll rounds waits up to milliseconds.
-    with selectors.SelectSelector() as selector:
-        try:
-            return _loop(selector, idle, request, due, timeout)
-        finally:
-            for connection in opened:
-                connection.socket.close()
+    with selectors.SelectSelector() as selector, _Pool(port, connections, length) as pool:
+        return _loop(selector, pool, request, due, timeout)
+
+
+class _Pool:
+    """Connections that are idle, and the right to open more."""
+
+    def __init__(self, port: int, most: int, length: int) -> None:
+        self._port, self._most, self._length = port, most, length
+        self._opened: list[Connection] = []
+        self._idle: list[Connection] = []
+
+    def __enter__(self) -> "_Pool":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for connection in self._opened:
+            connection.socket.close()
+
+    def __bool__(self) -> bool:
+        """Whether there is one to take."""
+        return bool(self._idle) or len(self._opened) < self._most
+
+    def take(self) -> Connection:
+        """An idle one, the one that was used last."""
+        if self._idle:
+            return self._idle.pop()
+        self._opened.append(Connection(self._port, self._length))
+        return self._opened[-1]
+
+    def give_back(self, connection: Connection) -> None:
+        """It is idle again."""
+        self._idle.append(connection)
 
 
 def _loop(
-    selector: selectors.BaseSelector,
-    idle: list[Connection],
-    request: bytes,
-    due: Array,
-    timeout: float,
+    selector: selectors.BaseSelector, pool: _Pool, request: bytes, due: Array, timeout: float
 ) -> Timings:
     timings = Timings()
     coming = deque(due.tolist())
@@ -65,14 +87,14 @@ def _loop(
         now = time.perf_counter() - start
         if now > timeout:
             raise BenchmarkError("not all answers came within the time limit")
-        while coming and coming[0] <= now and idle:
-            connection = idle.pop()
+        while coming and coming[0] <= now and pool:
+            connection = pool.take()
             connection.begin(request, started=start + coming.popleft())
             sent = connection.send()
             events = selectors.EVENT_READ | (0 if sent else selectors.EVENT_WRITE)
             selector.register(connection.socket, events, connection)
-        # With no connection idle, only an answer can change anything.
-        wait = max(0.0, coming[0] - now) if coming and idle else 1.0
+        # With no connection to take, only an answer can change anything.
+        wait = max(0.0, coming[0] - now) if coming and pool else 1.0
         for key, ready in selector.select(min(wait, 1.0)):
             connection = key.data
             if ready & selectors.EVENT_WRITE and connection.send():
@@ -80,6 +102,6 @@ def _loop(
             if ready & selectors.EVENT_READ and connection.receive():
                 timings.latencies.append(time.perf_counter() - connection.started)
                 selector.unregister(key.fileobj)
-                idle.append(connection)
+                pool.give_back(connection)
     timings.seconds = time.perf_counter() - start
     return timings
