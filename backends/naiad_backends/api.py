@@ -97,7 +97,12 @@ class Tensor:
         array = self._array
         if array is None:
             wire = b"" if self._wire is None else self._wire
-            array = np.frombuffer(wire, DATATYPES[self.datatype].numpy).reshape(self.shape)
+            kind = DATATYPES[self.datatype]
+            if kind.size:
+                array = np.frombuffer(wire, kind.numpy).reshape(self.shape)
+            else:
+                count = math.prod(self.shape)
+                array = _split_bytes(self.name, wire, count).reshape(self.shape)
             self._array = array
         return array
 

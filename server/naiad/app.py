@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import naiad
+from naiad.core.cache.options import open_store
 from naiad.core.dataplane import DataPlane
 from naiad.core.forwarding import forwarding
 from naiad.core.gpus import Gpus
@@ -43,6 +44,8 @@ class Server:
         self.log = Log(settings.log_settings())
         registry = Registry()
         latencies = settings.latency_options()
+        cache = settings.cache_options()
+        self._cache = None if cache is None else open_store(cache)
         self.lifecycle = Lifecycle(
             Repositories([Path(folder) for folder in settings.model_repository]),
             BackendRegistry(settings.backend_options()),
@@ -53,6 +56,7 @@ class Server:
                 auto_complete=not settings.disable_auto_complete_config,
                 thread_count=settings.model_load_thread_count,
                 latencies=latencies,
+                cache=self._cache,
             ),
             settings.limiter(),
         )
@@ -148,6 +152,8 @@ class Server:
                 fronts = [f.stop(patience) for f in (self._http, self._grpc) if f is not None]
                 await asyncio.gather(*fronts)
                 await self.lifecycle.close()
+                if self._cache is not None:
+                    await self._cache.close()
                 if self._metrics is not None:
                     await self._metrics.stop()
         except TimeoutError:

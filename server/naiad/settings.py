@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 
+from naiad.core.cache import options as cache
 from naiad.core.latencies import LatencyOptions
 from naiad.core.lifecycle import ControlMode
 from naiad.core.log import LogFormat, LogSettings
@@ -96,6 +97,13 @@ class Settings:
         default=(),
         metadata=_help(
             "<name>:<count>[:<device>]: how much there is of a resource; repeat for several."
+        ),
+    )
+    cache_config: tuple[str, ...] = field(
+        default=(),
+        metadata=_help(
+            "local,size=<bytes> or redis,host=<name>,...: keep answers for equal requests; repeat"
+            " for more of its settings."
         ),
     )
     id: str = field(default="naiad", metadata=_help("Name of the server in its metadata."))
@@ -264,6 +272,10 @@ class Settings:
         """The rate limiter; None if there is none. Raises INVALID_ARG."""
         sizes = pool_sizes(self.rate_limit_resource)
         return None if self.rate_limit is RateLimit.OFF else Limiter(sizes)
+
+    def cache_options(self) -> cache.CacheOptions | None:
+        """`cache_config`, read; None for no cache. Raises INVALID_ARG."""
+        return cache.parse(self.cache_config)
 
     def http_tls(self) -> Tls | None:
         """TLS of the HTTP port, None for none. Raises as `naiad.tls.choose`."""

@@ -132,9 +132,22 @@ class Histograms:
         counts4[bisect_left(limits4, infer)] += 1
         counts5[bisect_left(limits5, output)] += 1
 
+    def add_hit(self, request: int, queue: int) -> None:
+        """Count one request that a cache answered, so that it had no compute phases."""
+        self.first_response_ns += request
+        limits0, limits1, limits2, *_ = self._limits
+        counts0, counts1, counts2, *_ = self._counts
+        counts0[bisect_left(limits0, request)] += 1
+        counts1[bisect_left(limits1, request)] += 1
+        counts2[bisect_left(limits2, queue)] += 1
+
 
 _Sketch = dict[int, int]
 
+HIT, MISS = 5, 6
+"""The places of a cache's durations among the kinds of a summary, behind those of `add`."""
+
+_KINDS = 7
 _SLICES = 6
 _SLICE_NS = 10 * 10**9
 _RESOLUTION = 1 / math.log(1.02)
@@ -159,17 +172,31 @@ class Summaries:
 
         now: when it ended, by `time.perf_counter_ns()` as all times here.
         """
+        sketches = self._sketches(now)
+        for sketch, ns in zip(sketches, durations, strict=False):
+            _count(sketch, ns)
+
+    def add_hit(self, now: int, request: int, queue: int, lookup: int) -> None:
+        """Count one request that a cache answered."""
+        sketches = self._sketches(now)
+        for kind, ns in ((0, request), (1, queue), (HIT, lookup)):
+            _count(sketches[kind], ns)
+
+    def add_miss(self, now: int, ns: int) -> None:
+        """Count what a cache took for one request that it could not answer."""
+        _count(self._sketches(now)[MISS], ns)
+
+    def _sketches(self, now: int) -> Sequence[_Sketch]:
+        """One for each kind, of the present slice."""
         number = now // _SLICE_NS
         if not self._slices or self._slices[-1][0] != number:
-            self._slices.append((number, [{} for _ in durations]))
-        for sketch, ns in zip(self._slices[-1][1], durations, strict=True):
-            index = int(math.log(ns) * _RESOLUTION) if ns > _SMALLEST_NS else _SMALLEST
-            sketch[index] = sketch.get(index, 0) + 1
+            self._slices.append((number, [{} for _ in range(_KINDS)]))
+        return self._slices[-1][1]
 
     def quantiles(self, kind: int, wanted: Sequence[float], now: int) -> list[float]:
         """Of one kind of durations, in nanoseconds; NaN if none was counted in the last minute.
 
-        kind: its place among those that `add` takes.
+        kind: its place among those that `add` takes, or HIT or MISS.
         """
         total: Counter[int] = Counter()
         for number, sketches in self._slices:
@@ -183,3 +210,8 @@ class Summaries:
             math.exp((indices[bisect_left(ranks, quantile * ranks[-1])] + 0.5) / _RESOLUTION)
             for quantile in wanted
         ]
+
+
+def _count(sketch: _Sketch, ns: int) -> None:
+    index = int(math.log(ns) * _RESOLUTION) if ns > _SMALLEST_NS else _SMALLEST
+    sketch[index] = sketch.get(index, 0) + 1

@@ -15,6 +15,7 @@ from typing import TypeVar
 from weakref import WeakValueDictionary
 
 from naiad.core import model as models
+from naiad.core.cache.store import Store
 from naiad.core.latencies import DEFAULT_LATENCIES, LatencyOptions
 from naiad.core.model import LoadedModel, ServedModel
 from naiad.core.registry import UNLOADED, Registry, State
@@ -46,6 +47,7 @@ class LoadOptions:
     """The options of loading; named like the command line's.
 
     latencies: which of them the models keep for metrics.
+    cache: where models that want it keep their answers.
     """
 
     control_mode: ControlMode = ControlMode.NONE
@@ -53,6 +55,7 @@ class LoadOptions:
     auto_complete: bool = True
     thread_count: int = 4
     latencies: LatencyOptions = DEFAULT_LATENCIES
+    cache: Store | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -264,6 +267,12 @@ class Lifecycle:
             raise refused
         for text in config.ignored():
             logger.warning("model '%s': %s", name, text)
+        if config.caches_responses and self._options.cache is None:
+            logger.warning(
+                "model '%s': response_cache.enable has no effect: the server was started without"
+                " --cache-config",
+                name,
+            )
         backend = self._backends.get(config.backend)
         return seen, [self._complete(config, backend, folder, version) for version in versions]
 
@@ -316,7 +325,8 @@ class Lifecycle:
             except NaiadError as error:
                 raise plan.config.placed(error) from error
         try:
-            load = partial(models.load, plan.backend, plan.config, plan.spec, upload)
+            cache = self._options.cache
+            load = partial(models.load, plan.backend, plan.config, plan.spec, upload, cache)
             return await self._in_thread(load), gate
         except BaseException:
             if gate is not None:

@@ -15,7 +15,7 @@ from prometheus_client.registry import Collector
 
 from naiad.core.gpus import GpuFigures, Gpus
 from naiad.core.host import Host
-from naiad.core.latencies import DEFAULT_LATENCIES, LatencyOptions
+from naiad.core.latencies import DEFAULT_LATENCIES, HIT, MISS, LatencyOptions
 from naiad.core.model import ServedModel
 from naiad.core.stats import Duration, ModelStatistics
 from naiad.repository.histograms import BUCKETS, FIRST_RESPONSE
@@ -47,6 +47,12 @@ _DURATIONS: Mapping[str, tuple[str, Callable[[ModelStatistics], Duration]]] = {
 }
 """What each duration of a request is, and its sum; in the order in which histograms and summaries
 take them."""
+
+_CACHE: Mapping[str, tuple[str, Callable[[ModelStatistics], Duration], int]] = {
+    "hit": ("answered from the cache: the search took", attrgetter("cache_hit"), HIT),
+    "miss": ("not in the cache: search and insertion took", attrgetter("cache_miss"), MISS),
+}
+"""What became of a request to a model with a cache, what it took, and its kind in summaries."""
 
 _GPUS: Mapping[str, str] = {
     "power_usage": "Power that the GPU draws, in watts",
@@ -111,6 +117,8 @@ class Metrics:
             yield from _histograms(models)
         if self._latencies.summaries:
             yield from _summaries(models, self._latencies.quantiles)
+        if any(served.cached for served, _ in models):
+            yield from self._cache([(m, labels) for m, labels in models if m.cached])
         yield _family(
             "nv_inference_pending_request_count",
             "Requests that wait for an instance, by model",
@@ -123,6 +131,28 @@ class Metrics:
             "gauge",
             [(labels, served.load_seconds) for served, labels in models],
         )
+
+    def _cache(self, models: _Models) -> Iterator[Metric]:
+        """Families of models that have one."""
+        quantiles = self._latencies.quantiles
+        for kind, (text, duration, number) in _CACHE.items():
+            plural = "hits" if kind == "hit" else "misses"
+            yield _family(
+                f"nv_cache_num_{plural}_per_model",
+                f"Requests that were {text.partition(':')[0]}, by model",
+                "counter",
+                [(labels, duration(served.stats).count) for served, labels in models],
+            )
+            if self._latencies.counters:
+                yield _family(
+                    f"nv_cache_{kind}_duration_per_model",
+                    f"Microseconds for requests {text}, added up",
+                    "counter",
+                    [(labels, duration(served.stats).ns // 1000) for served, labels in models],
+                )
+            if self._latencies.summaries:
+                name, text = f"nv_cache_{kind}_summary_per_model", f"for requests {text}"
+                yield _summary(name, text, duration, number, models, quantiles)
 
     def _machine(self) -> Iterator[Metric]:
         figures = None if self._host is None else self._host.figures()
@@ -194,20 +224,32 @@ def _add_histogram(family: Metric, labels: dict[str, str], stats: ModelStatistic
 
 
 def _summaries(models: _Models, quantiles: Sequence[float]) -> Iterator[Metric]:
-    now = time.perf_counter_ns()
     for number, (kind, (text, duration)) in enumerate(_DURATIONS.items()):
-        name = f"nv_inference_{kind}_summary_us"
-        family = Metric(name, f"Microseconds that {text}; quantiles of the last minute", "summary")
-        for served, labels in models:
-            summaries = served.stats.summaries
-            if summaries is None:
-                continue
-            found = summaries.quantiles(number, quantiles, now)
-            for quantile, ns in zip(quantiles, found, strict=True):
-                family.add_sample(name, {**labels, "quantile": f"{quantile:.15g}"}, ns / 1000)
-            family.add_sample(f"{name}_count", labels, duration(served.stats).count)
-            family.add_sample(f"{name}_sum", labels, duration(served.stats).ns / 1000)
-        yield family
+        name, text = f"nv_inference_{kind}_summary_us", f"that {text}"
+        yield _summary(name, text, duration, number, models, quantiles)
+
+
+def _summary(
+    name: str,
+    text: str,
+    duration: Callable[[ModelStatistics], Duration],
+    number: int,
+    models: _Models,
+    quantiles: Sequence[float],
+) -> Metric:
+    """number: of this kind of duration among those that summaries keep."""
+    now = time.perf_counter_ns()
+    family = Metric(name, f"Microseconds {text}; quantiles of the last minute", "summary")
+    for served, labels in models:
+        summaries = served.stats.summaries
+        if summaries is None:
+            continue
+        found = summaries.quantiles(number, quantiles, now)
+        for quantile, ns in zip(quantiles, found, strict=True):
+            family.add_sample(name, {**labels, "quantile": f"{quantile:.15g}"}, ns / 1000)
+        family.add_sample(f"{name}_count", labels, duration(served.stats).count)
+        family.add_sample(f"{name}_sum", labels, duration(served.stats).ns / 1000)
+    return family
 
 
 def _gpu(gpus: Sequence[GpuFigures]) -> Iterator[Metric]:

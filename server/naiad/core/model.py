@@ -7,11 +7,14 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 
+from naiad.core.cache.keys import common_identity, own_identity
+from naiad.core.cache.store import Store
 from naiad.core.checks import RequestCheck
 from naiad.core.classification import classify
 from naiad.core.latencies import DEFAULT_LATENCIES, Histograms, LatencyOptions, Summaries
 from naiad.core.padding import Padding
 from naiad.core.responses import Part
+from naiad.core.scheduling.cached import Cached
 from naiad.core.scheduling.decoupled import Decoupled
 from naiad.core.scheduling.direct import Direct
 from naiad.core.scheduling.dynamic import Dynamic
@@ -25,6 +28,7 @@ from naiad.core.stats import ModelStatistics
 from naiad.core.warmup import warmer
 from naiad.repository.config import ModelConfig
 from naiad.repository.override import Upload
+from naiad.repository.watch import fingerprint
 from naiad_backends.api import (
     Backend,
     Instance,
@@ -49,6 +53,7 @@ class LoadedModel:
     initial_states: what the states of a sequence begin with.
     seconds: how long the model and its instances took, warm-up included.
     upload: the folder that it was loaded from, if that came with the request.
+    cache: where its answers are kept, under keys that begin with `identity`; None for nowhere.
     """
 
     config: ModelConfig
@@ -59,6 +64,8 @@ class LoadedModel:
     initial_states: Mapping[str, Tensor]
     seconds: float = 0.0
     upload: Upload | None = None
+    cache: Store | None = None
+    identity: bytes = b""
 
     def close(self) -> None:
         """Give everything back, instances first and files last."""
@@ -70,18 +77,34 @@ class LoadedModel:
 
 
 def load(
-    backend: Backend, config: ModelConfig, spec: ModelSpec, upload: Upload | None = None
+    backend: Backend,
+    config: ModelConfig,
+    spec: ModelSpec,
+    upload: Upload | None = None,
+    cache: Store | None = None,
 ) -> LoadedModel:
     """Load one version and its instances. Runs on a loader thread; a failure leaves nothing.
 
     upload: where the version lies, if not in a repository; held until the version is closed.
+    cache: of the server, for models that want one.
     Raises the backend's error, with the line of the configuration that it is about.
     """
     try:
-        loaded = _load(backend, config, spec)
+        if cache is not None and config.caches_responses:
+            loaded = _load_with(cache, backend, config, spec)
+        else:
+            loaded = _load(backend, config, spec)
     except NaiadError as error:
         raise config.placed(error) from error
     return loaded if upload is None else replace(loaded, upload=upload.hold())
+
+
+def _load_with(cache: Store, backend: Backend, config: ModelConfig, spec: ModelSpec) -> LoadedModel:
+    if not cache.shared:
+        return replace(_load(backend, config, spec), cache=cache, identity=own_identity())
+    before = fingerprint(spec.path.parent)
+    loaded = _load(backend, config, spec)
+    return replace(loaded, cache=cache, identity=common_identity(config, spec, before))
 
 
 def _load(backend: Backend, config: ModelConfig, spec: ModelSpec) -> LoadedModel:
@@ -120,7 +143,14 @@ def _check_kind(config: ModelConfig, spec: ModelSpec, instances: Sequence[Instan
 
 
 def _scheduler(loaded: LoadedModel, stats: ModelStatistics, gate: Gate | None) -> Scheduler:
-    """The scheduler that the configuration asks for."""
+    """The scheduler that the configuration asks for, behind a cache if there is one."""
+    scheduler = _running(loaded, stats, gate)
+    if loaded.cache is None:
+        return scheduler
+    return Cached(scheduler, loaded.cache, loaded.identity, stats)
+
+
+def _running(loaded: LoadedModel, stats: ModelStatistics, gate: Gate | None) -> Scheduler:
     spec, batching = loaded.spec, loaded.config.dynamic_batching()
     name = f"{spec.name}/{spec.version}"
     if spec.decoupled:
@@ -184,6 +214,11 @@ class ServedModel:
     def pending(self) -> int:
         """Requests that wait for an instance."""
         return self._scheduler.pending
+
+    @property
+    def cached(self) -> bool:
+        """Whether answers are kept for equal requests."""
+        return self._loaded.cache is not None
 
     @property
     def load_seconds(self) -> float:

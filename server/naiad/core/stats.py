@@ -76,7 +76,7 @@ class ModelStatistics:
     """What `GET /v2/models/M/stats` reports; names and meanings are the protocol's.
 
     last_inference: milliseconds since the epoch of the last execution, 0 for never.
-    inference_count: batch elements of successful requests.
+    inference_count: batch elements of successful requests, but for those that a cache answered.
     execution_count: how often an instance ran.
     failures: the failed requests of `fail` by reason.
     histograms, summaries: how the durations of `success` to `compute_output` are spread; for
@@ -135,6 +135,26 @@ class ModelStatistics:
             self.histograms.add((first or now) - enqueued, request, queue, prepare, infer, output)
         if self.summaries is not None:
             self.summaries.add(now, request, queue, prepare, infer, output)
+
+    def found(self, queue_ns: int, lookup_ns: int) -> None:
+        """One request was answered without a run of its own: from a cache, or by the run of an
+        equal request, for which it waited `queue_ns`.  lookup_ns: the search for its answer."""
+        request = queue_ns + lookup_ns
+        self.success.add(request)
+        self.queue.add(queue_ns)
+        self.cache_hit.add(lookup_ns)
+        if self.histograms is not None:
+            self.histograms.add_hit(request, queue_ns)
+        if self.summaries is not None:
+            self.summaries.add_hit(time.perf_counter_ns(), request, queue_ns, lookup_ns)
+
+    def missed(self, ns: int) -> None:
+        """One request that succeeded was searched for in a cache in vain and then put there, which
+        took so long beside what `succeeded` was told."""
+        self.cache_miss.add(ns)
+        self.success.ns += ns
+        if self.summaries is not None:
+            self.summaries.add_miss(time.perf_counter_ns(), ns)
 
     def usual_seconds(self) -> int:
         """How long answered requests took on average, from 1 to 60 s: a guess at when a server that

@@ -156,6 +156,11 @@ class ModelConfig:
         return scheduling.sequence_batching(self._message)
 
     @property
+    def caches_responses(self) -> bool:
+        """Whether equal requests may be given the same answer."""
+        return self._message.response_cache.enable
+
+    @property
     def has_sequence_batching(self) -> bool:
         return self._message.HasField("sequence_batching")
 

@@ -17,7 +17,6 @@ _REFUSED = {
 }
 
 _IGNORED = {
-    "response_cache.enable": "nothing is cached",
     "instance_group.host_policy": "instances run on any core",
     "instance_group.secondary_devices": "instances run on their main device only",
     "optimization.priority": "all models have the same priority",

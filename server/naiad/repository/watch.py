@@ -1,6 +1,6 @@
 """What changed on disk: a fingerprint of each model, and which difference is worth acting on.
 
-Pure but for `fingerprint`, which reads a folder. Knows nothing of loading.
+Pure but for `fingerprint` and `digest`, which read a folder. Knows nothing of loading.
 """
 
 import hashlib
@@ -68,6 +68,19 @@ def fingerprint(folder: Path) -> Fingerprint:
         except OSError:
             continue
     return Fingerprint(files)
+
+
+def digest(folder: Path, version: str) -> bytes:
+    """A hash of the content of all files that one version depends on: the same wherever they lie.
+    Reads them to the end. Raises OSError."""
+    whole = hashlib.blake2b()
+    for name in sorted(fingerprint(folder).version(version).files):
+        path = folder / name
+        if path.is_file():
+            with path.open("rb") as file:
+                whole.update(hashlib.blake2b(name.encode("utf-8", "surrogateescape")).digest())
+                whole.update(hashlib.file_digest(file, hashlib.blake2b).digest())
+    return whole.digest()
 
 
 def changes(old: Mapping[str, Fingerprint], new: Mapping[str, Fingerprint]) -> Changes:
