@@ -7,7 +7,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from naiad.core.latencies import QUANTILES, Histogram, Histograms, LatencyOptions, Summaries
+from naiad.core.latencies import (
+    HIT,
+    MISS,
+    QUANTILES,
+    Histogram,
+    Histograms,
+    LatencyOptions,
+    Summaries,
+)
 from naiad.repository.histograms import BUCKETS
 from naiad_backends.errors import Code, NaiadError
 
@@ -49,6 +57,19 @@ def test_a_quantile_is_within_one_percent(samples: list[int], quantile: float) -
     (found,) = summaries.quantiles(0, [quantile], 0)
     exact = np.quantile(samples, quantile, method="inverted_cdf")
     assert found == pytest.approx(exact, rel=0.01)
+
+
+def test_what_a_cache_answers_has_no_compute_phases() -> None:
+    histograms = Histograms({})
+    histograms.add_hit(7_000, 2_000)
+    counts = [one.cumulative()[-1] for one in histograms.families.values()]
+    assert counts == [1, 1, 1, 0, 0, 0] and histograms.first_response_ns == 7_000
+    summaries = Summaries()
+    summaries.add_hit(0, 7_000, 2_000, 5_000)
+    summaries.add_miss(0, 9_000)
+    found = [summaries.quantiles(kind, [0.5], 0)[0] for kind in (0, 1, HIT, MISS)]
+    assert found == pytest.approx([7_000, 2_000, 5_000, 9_000], rel=0.01)
+    assert all(math.isnan(summaries.quantiles(kind, [0.5], 0)[0]) for kind in (2, 3, 4))
 
 
 def test_durations_below_a_microsecond_are_one() -> None:

@@ -5,6 +5,7 @@ left alone for a while. The only file that imports `redis`.
 """
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import Awaitable, Callable
@@ -13,6 +14,7 @@ from typing import TypeVar
 from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
+from redis.exceptions import RedisError
 
 from naiad.core.cache import frames
 from naiad.core.cache.options import RedisOptions
@@ -45,20 +47,19 @@ class RedisStore:
         """Connects with the first call."""
         self._place = f"{options.host}:{options.port}"
         self._ttl_ms = None if options.ttl is None else max(1, round(options.ttl * 1000))
-        self._client = Redis(
-            connection_pool=BlockingConnectionPool(
-                max_connections=_CONNECTIONS,
-                timeout=_PATIENCE_S,
-                host=options.host,
-                port=options.port,
-                username=options.user,
-                password=options.password,
-                db=options.db,
-                socket_timeout=_PATIENCE_S,
-                socket_connect_timeout=_PATIENCE_S,
-                retry=Retry(NoBackoff(), 0),
-            )
+        self._pool = BlockingConnectionPool(
+            max_connections=_CONNECTIONS,
+            timeout=_PATIENCE_S,
+            host=options.host,
+            port=options.port,
+            username=options.user,
+            password=options.password,
+            db=options.db,
+            socket_timeout=_PATIENCE_S,
+            socket_connect_timeout=_PATIENCE_S,
+            retry=Retry(NoBackoff(), 0),
         )
+        self._client = Redis(connection_pool=self._pool)
         self._rests_until = 0.0
         self._silent_until = 0.0
 
@@ -89,7 +90,10 @@ class RedisStore:
         """Nobody asks for it, so the server drops it in time."""
 
     async def close(self) -> None:
-        await self._ask(self._client.aclose)
+        # Nobody waits for a server that does not answer.
+        with contextlib.suppress(OSError, RedisError, TimeoutError):
+            async with asyncio.timeout(_PATIENCE_S):
+                await self._pool.disconnect()
 
     async def _ask(self, call: Callable[[], Awaitable[T]]) -> T | None:
         """The answer of the server; None if it has none in time."""
