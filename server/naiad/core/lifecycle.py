@@ -5,22 +5,23 @@ serves until its successor is ready; a load that fails changes nothing but the n
 """
 
 import asyncio
+import contextlib
 import logging
-from collections.abc import Callable, Collection, Coroutine, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import partial
 from typing import TypeVar
-from weakref import WeakValueDictionary
+from weakref import WeakKeyDictionary, WeakValueDictionary
 
 from naiad.core import model as models
 from naiad.core.cache.store import Store
 from naiad.core.latencies import DEFAULT_LATENCIES, LatencyOptions
-from naiad.core.model import LoadedModel, ServedModel
+from naiad.core.model import Exchange, ServedModel
 from naiad.core.registry import UNLOADED, Registry, State
 from naiad.core.scheduling.gate import Gate
-from naiad.core.scheduling.limiter import Limiter
+from naiad.core.scheduling.limiter import Limiter, Seat
 from naiad.repository.config import ModelConfig
 from naiad.repository.layout import ModelFolder, Repositories
 from naiad.repository.override import Override, Upload, Uploads
@@ -60,15 +61,26 @@ class LoadOptions:
 
 @dataclass(frozen=True, slots=True)
 class _Plan:
-    """One version as it is to be loaded."""
+    """One version as it is to be loaded.
+
+    files: that it depends on, without configurations.
+    """
 
     backend: Backend
     config: ModelConfig
     spec: ModelSpec
+    files: Fingerprint
 
 
-_Loaded = tuple[LoadedModel, Gate | None]
-"""One version and its instances' places at the rate limiter, if there is one."""
+@dataclass(frozen=True, slots=True)
+class _Change:
+    """What loader threads have prepared of one version.
+
+    apply: let it serve, on the event loop.  undo: give it back instead.
+    """
+
+    apply: Callable[[], None]
+    undo: Callable[[], Coroutine[None, None, None]]
 
 
 class Lifecycle:
@@ -92,6 +104,7 @@ class Lifecycle:
         # A lock is there as long as somebody has it or waits for it.
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._loaded: dict[str, Fingerprint] = {}
+        self._files: WeakKeyDictionary[ServedModel, Fingerprint] = WeakKeyDictionary()
         self._uploads = Uploads()
         self._tasks: set[asyncio.Task[None]] = set()
         self._closed = False
@@ -238,9 +251,8 @@ class Lifecycle:
         for plan in needed:
             if str(plan.spec.version) not in serving:
                 self._registry.mark(name, str(plan.spec.version), State.LOADING)
-        loaded = await self._load_versions(name, needed, upload, serving.keys())
-        for item, gate in loaded:
-            self._publish(ServedModel(item, self._options.latencies, gate))
+        for change in await self._prepare(name, needed, upload, serving):
+            change.apply()
         wanted = {str(plan.spec.version) for plan in plans}
         for version, served in serving.items():
             if version not in wanted:
@@ -274,10 +286,16 @@ class Lifecycle:
                 name,
             )
         backend = self._backends.get(config.backend)
-        return seen, [self._complete(config, backend, folder, version) for version in versions]
+        plans = [self._complete(config, backend, folder, seen, v) for v in versions]
+        return seen, plans
 
     def _complete(
-        self, config: ModelConfig, backend: Backend, folder: ModelFolder, version: int
+        self,
+        config: ModelConfig,
+        backend: Backend,
+        folder: ModelFolder,
+        seen: Fingerprint,
+        version: int,
     ) -> _Plan:
         if self._options.auto_complete:
             try:
@@ -288,28 +306,29 @@ class Lifecycle:
                 config = config.with_completion(completion)
         config = config.with_defaults(backend.gpus(), backend.default_cpu_instances)
         config.validate()
-        return _Plan(backend, config, config.spec(version, folder))
+        return _Plan(backend, config, config.spec(version, folder), seen.model(str(version)))
 
-    async def _load_versions(
+    async def _prepare(
         self,
         name: str,
         plans: Sequence[_Plan],
         upload: Upload | None,
-        serving: Collection[str],
-    ) -> list[_Loaded]:
+        serving: Mapping[str, ServedModel],
+    ) -> list[_Change]:
         """All of them or none: raises INVALID_ARG with each failed version's reason."""
         results = await asyncio.gather(
-            *(self._load_version(plan, upload) for plan in plans), return_exceptions=True
+            *(self._change(plan, upload, serving.get(str(plan.spec.version))) for plan in plans),
+            return_exceptions=True,
         )
         reasons: dict[str, str] = {}
         for plan, result in zip(plans, results, strict=True):
             if isinstance(result, BaseException):
                 reasons[str(plan.spec.version)] = str(result) or type(result).__name__
         if not reasons:
-            return [result for result in results if isinstance(result, tuple)]
+            return [result for result in results if isinstance(result, _Change)]
         for plan, result in zip(plans, results, strict=True):
-            if isinstance(result, tuple):
-                await self._give_back(*result)
+            if isinstance(result, _Change):
+                await result.undo()
             version = str(plan.spec.version)
             if version not in serving:
                 reason = reasons.get(version, "another version of this load failed")
@@ -317,26 +336,71 @@ class Lifecycle:
         texts = [f"version {version}: {reason}" for version, reason in reasons.items()]
         raise invalid("; ".join(texts))
 
-    async def _load_version(self, plan: _Plan, upload: Upload | None) -> _Loaded:
+    async def _change(
+        self, plan: _Plan, upload: Upload | None, served: ServedModel | None
+    ) -> _Change:
+        """Change the instances of the version that serves, if that is all there is to do; else load
+        it anew."""
+        if served is not None and self._files.get(served) == plan.files:
+            exchange = served.exchange(plan.config, plan.spec)
+            if exchange is not None:
+                return await self._exchange(served, exchange)
+        return await self._load_version(plan, upload)
+
+    async def _exchange(self, served: ServedModel, exchange: Exchange) -> _Change:
+        gate, seats = served.gate, list[Seat]()
+        if gate is not None:
+            with _placing(exchange.config):
+                seats = gate.admit(exchange.plans)
+        try:
+            fresh = await self._in_thread(partial(served.make, exchange))
+        except BaseException:
+            if gate is not None:
+                gate.refuse(seats)
+            raise
+
+        def apply() -> None:
+            served.apply(exchange, fresh, seats)
+            logger.info(
+                "model '%s' version %s goes on with %d instances",
+                served.name,
+                served.version,
+                len(exchange.wanted),
+            )
+
+        async def undo() -> None:
+            for instance in fresh:
+                await self._in_thread(instance.close)
+            if gate is not None:
+                gate.refuse(seats)
+
+        return _Change(apply, undo)
+
+    async def _load_version(self, plan: _Plan, upload: Upload | None) -> _Change:
         gate = None
         if self._limiter is not None:
-            try:
+            with _placing(plan.config):
                 gate = Gate(self._limiter, plan.config.instances())
-            except NaiadError as error:
-                raise plan.config.placed(error) from error
         try:
             cache = self._options.cache
             load = partial(models.load, plan.backend, plan.config, plan.spec, upload, cache)
-            return await self._in_thread(load), gate
+            loaded = await self._in_thread(load)
         except BaseException:
             if gate is not None:
                 gate.close()
             raise
 
-    async def _give_back(self, loaded: LoadedModel, gate: Gate | None) -> None:
-        await self._in_thread(loaded.close)
-        if gate is not None:
-            gate.close()
+        def apply() -> None:
+            served = ServedModel(loaded, self._options.latencies, gate)
+            self._files[served] = plan.files
+            self._publish(served)
+
+        async def undo() -> None:
+            await self._in_thread(loaded.close)
+            if gate is not None:
+                gate.close()
+
+        return _Change(apply, undo)
 
     def _publish(self, served: ServedModel) -> None:
         old = self._registry.publish(served)
@@ -388,3 +452,12 @@ class Lifecycle:
         except Exception as error:
             logger.exception("loading failed")
             raise internal(f"{type(error).__name__}: {error}") from error
+
+
+@contextlib.contextmanager
+def _placing(config: ModelConfig) -> Iterator[None]:
+    """Give an error about a field of the configuration the field's line."""
+    try:
+        yield
+    except NaiadError as error:
+        raise config.placed(error) from error

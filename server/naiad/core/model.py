@@ -3,7 +3,8 @@
 import asyncio
 import math
 import time
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections import defaultdict, deque
+from collections.abc import AsyncGenerator, Coroutine, Iterable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 
@@ -20,13 +21,15 @@ from naiad.core.scheduling.direct import Direct
 from naiad.core.scheduling.dynamic import Dynamic
 from naiad.core.scheduling.feed import Feed
 from naiad.core.scheduling.gate import Gate
+from naiad.core.scheduling.limiter import Seat
 from naiad.core.scheduling.patience import AdaptivePatience, FixedPatience
-from naiad.core.scheduling.scheduler import Scheduler
+from naiad.core.scheduling.scheduler import Resizable, Scheduler
 from naiad.core.scheduling.sequence import Sequenced
 from naiad.core.scheduling.shapes import batch_key
 from naiad.core.stats import ModelStatistics
 from naiad.core.warmup import warmer
 from naiad.repository.config import ModelConfig
+from naiad.repository.instances import InstancePlan
 from naiad.repository.override import Upload
 from naiad.repository.watch import fingerprint
 from naiad_backends.api import (
@@ -34,6 +37,7 @@ from naiad_backends.api import (
     Instance,
     Model,
     ModelSpec,
+    Placement,
     Request,
     Response,
     StreamingInstance,
@@ -112,19 +116,75 @@ def _load(backend: Backend, config: ModelConfig, spec: ModelSpec) -> LoadedModel
     states = config.initial_states(spec.path.parent)
     begun = time.perf_counter()
     model = backend.load(spec)
+    try:
+        instances = _instances(model, config, spec, spec.placements)
+    except BaseException:
+        model.close()
+        raise
+    seconds = time.perf_counter() - begun
+    return LoadedModel(config, spec, model, instances, labels, states, seconds)
+
+
+def _instances(
+    model: Model, config: ModelConfig, spec: ModelSpec, placements: Iterable[Placement]
+) -> list[Instance]:
+    """Instances that are warm; a failure leaves none."""
     instances: list[Instance] = []
     try:
-        for placement in spec.placements:
+        for placement in placements:
             instances.append(model.instance(placement))
         _check_kind(config, spec, instances)
         warm = warmer(spec, config.warmups(spec.path.parent))
         for instance in instances:
             warm(instance)
     except BaseException:
-        LoadedModel(config, spec, model, instances, labels, states).close()
+        for instance in instances:
+            instance.close()
         raise
-    seconds = time.perf_counter() - begun
-    return LoadedModel(config, spec, model, instances, labels, states, seconds)
+    return instances
+
+
+@dataclass(frozen=True, slots=True)
+class Exchange:
+    """How a version that serves comes to the instances of another configuration.
+
+    wanted: all of them, in order: an instance that it has, or None for a new one.
+    plans: of the new ones.  removed: those that nobody wants any more.
+    """
+
+    config: ModelConfig
+    spec: ModelSpec
+    wanted: Sequence[Instance | None]
+    plans: Sequence[InstancePlan]
+    removed: Sequence[Instance]
+
+    def make(self, loaded: LoadedModel) -> list[Instance]:
+        """The new ones, warm. On a loader thread; raises as `load`, and leaves nothing then."""
+        placements = [plan.placement for plan in self.plans]
+        try:
+            return _instances(loaded.model, self.config, self.spec, placements)
+        except NaiadError as error:
+            raise self.config.placed(error) from error
+
+
+def exchange(loaded: LoadedModel, config: ModelConfig, spec: ModelSpec) -> Exchange | None:
+    """Keep the instances that are as the configuration wants them but for their name; None if more
+    has changed than instances can tell, or if there are new devices to load the model on."""
+    devices = {(place.kind, place.device) for place in loaded.spec.placements}
+    if (
+        spec.path != loaded.spec.path
+        or not config.equals_but_instances(loaded.config)
+        or any((place.kind, place.device) not in devices for place in spec.placements)
+    ):
+        return None
+    left: dict[bytes, deque[Instance]] = defaultdict(deque)
+    for plan, instance in zip(loaded.config.instances(), loaded.instances, strict=True):
+        left[plan.kind].append(instance)
+    plans = config.instances()
+    wanted = [left[plan.kind].popleft() if left[plan.kind] else None for plan in plans]
+    fresh = [plan for plan, instance in zip(plans, wanted, strict=True) if instance is None]
+    removed = [instance for rest in left.values() for instance in rest]
+    return Exchange(config, spec, wanted, fresh, removed)
 
 
 def _check_kind(config: ModelConfig, spec: ModelSpec, instances: Sequence[Instance]) -> None:
@@ -142,15 +202,10 @@ def _check_kind(config: ModelConfig, spec: ModelSpec, instances: Sequence[Instan
         )
 
 
-def _scheduler(loaded: LoadedModel, stats: ModelStatistics, gate: Gate | None) -> Scheduler:
-    """The scheduler that the configuration asks for, behind a cache if there is one."""
-    scheduler = _running(loaded, stats, gate)
-    if loaded.cache is None:
-        return scheduler
-    return Cached(scheduler, loaded.cache, loaded.identity, stats)
-
-
-def _running(loaded: LoadedModel, stats: ModelStatistics, gate: Gate | None) -> Scheduler:
+def _scheduler(
+    loaded: LoadedModel, stats: ModelStatistics, gate: Gate | None
+) -> Resizable | Sequenced:
+    """The scheduler that the configuration asks for, without a cache."""
     spec, batching = loaded.spec, loaded.config.dynamic_batching()
     name = f"{spec.name}/{spec.version}"
     if spec.decoupled:
@@ -205,10 +260,45 @@ class ServedModel:
         self._check = RequestCheck(loaded.spec)
         buckets = self.config.padding_buckets()
         self._padding = Padding(loaded.spec, buckets) if buckets else None
-        self._gate = gate
-        self._scheduler = _scheduler(loaded, self.stats, gate)
-        self.sequences = self._scheduler if isinstance(self._scheduler, Sequenced) else None
+        self.gate = gate
+        """The instances' places at the rate limiter, if there is one."""
+        scheduler = _scheduler(loaded, self.stats, gate)
+        self._scheduler: Scheduler = scheduler
+        if loaded.cache is not None:
+            self._scheduler = Cached(scheduler, loaded.cache, loaded.identity, self.stats)
+        self.sequences = scheduler if isinstance(scheduler, Sequenced) else None
         """Its sequences; None if its requests do not belong together."""
+        self._resizable = None if isinstance(scheduler, Sequenced) else scheduler
+        self._parting: set[asyncio.Task[None]] = set()
+
+    def exchange(self, config: ModelConfig, spec: ModelSpec) -> Exchange | None:
+        """How to come to the instances of this configuration while it serves; None if the version
+        has to be loaded anew. One with sequences has: they go on where they began."""
+        return None if self.sequences else exchange(self._loaded, config, spec)
+
+    def make(self, change: Exchange) -> list[Instance]:
+        """`Exchange.make`, for this version."""
+        return change.make(self._loaded)
+
+    def apply(self, change: Exchange, fresh: Sequence[Instance], seats: Sequence[Seat]) -> None:
+        """Go on with other instances; requests and statistics go on. What is removed finishes what
+        it runs, and is closed then.
+
+        fresh: what `make` gave.  seats: theirs at the rate limiter, if there is one.
+        """
+        rest = iter(fresh)
+        instances = [next(rest) if one is None else one for one in change.wanted]
+        self.config, self.spec = change.config, change.spec
+        self._loaded = replace(
+            self._loaded, config=change.config, spec=change.spec, instances=instances
+        )
+        if self.gate is not None:
+            self.gate.add(seats)
+        if self._resizable is not None:
+            ending = self._resizable.resize(fresh, change.removed)
+            task = asyncio.get_running_loop().create_task(_part(ending, change.removed))
+            self._parting.add(task)
+            task.add_done_callback(self._parting.discard)
 
     @property
     def pending(self) -> int:
@@ -310,9 +400,17 @@ class ServedModel:
         The framework's objects are closed by `close`, off the event loop."""
         await self._scheduler.drained()
         await self._scheduler.stop()
-        if self._gate is not None:
-            self._gate.close()
+        await asyncio.gather(*self._parting)
+        if self.gate is not None:
+            self.gate.close()
 
     def close(self) -> None:
         """Give the framework's objects back; after `retire`, on any thread."""
         self._loaded.close()
+
+
+async def _part(ending: Coroutine[None, None, None], removed: Sequence[Instance]) -> None:
+    """Close instances when they have finished."""
+    await ending
+    for instance in removed:
+        await asyncio.to_thread(instance.close)

@@ -198,6 +198,14 @@ class ModelConfig:
         hint = f"its versions are {listed}"
         return self.source.error([Mistake("version_policy", "leaves no version to serve", hint)])
 
+    def equals_but_instances(self, other: "ModelConfig") -> bool:
+        """Whether two configurations differ at most in instances and in which versions serve."""
+        ours, theirs = _copy(self._message), _copy(other._message)
+        for message in (ours, theirs):
+            message.ClearField("instance_group")
+            message.ClearField("version_policy")
+        return ours == theirs
+
     # -- completion
 
     def with_backend(self, folder: ModelFolder, version: int) -> "ModelConfig":

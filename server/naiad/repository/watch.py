@@ -45,6 +45,11 @@ class Fingerprint:
             }
         )
 
+    def model(self, version: str) -> "Fingerprint":
+        """The same without configurations."""
+        files = self.version(version).files
+        return Fingerprint({path: files[path] for path in files if not _is_config(path)})
+
 
 @dataclass(frozen=True, slots=True)
 class Changes:

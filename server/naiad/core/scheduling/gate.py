@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Callable, Sequence
 
-from naiad.core.scheduling.limiter import Limiter
+from naiad.core.scheduling.limiter import Limiter, Seat
 from naiad.repository.instances import InstancePlan
 
 
@@ -28,10 +28,18 @@ class Gate:
         self._limiter.release(self._seats[place])
         self._loop.call_soon(self._limiter.grant)
 
-    def add(self, plans: Sequence[InstancePlan]) -> None:
-        """More instances, at the places behind all others. Raises as `Limiter.admit`."""
-        self._seats.update(enumerate(self._limiter.admit(plans), self._next))
-        self._next += len(plans)
+    def admit(self, plans: Sequence[InstancePlan]) -> list[Seat]:
+        """Seats for more instances, which `add` gives places. Raises as `Limiter.admit`."""
+        return self._limiter.admit(plans)
+
+    def add(self, seats: Sequence[Seat]) -> None:
+        """More instances come, at the places behind all others."""
+        self._seats.update(enumerate(seats, self._next))
+        self._next += len(seats)
+
+    def refuse(self, seats: Sequence[Seat]) -> None:
+        """These instances do not come after all."""
+        self._limiter.leave(seats)
 
     def leave(self, place: int) -> None:
         """The instance takes no more work; what it runs, it still releases."""
