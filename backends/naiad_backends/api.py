@@ -349,7 +349,7 @@ class ModelSpec:
     parameters: the configuration's free map.
     graph_level: `optimization.graph.level`; 0 is the default, -1 basic, 1 extended, as in Triton.
     cpu_accelerators, gpu_accelerators: execution providers in order of preference.
-    placements: one per instance that the server will ask for.
+    placements: one per instance that the server will ask for at first.
     decoupled: a request may have any number of responses; instances are `StreamingInstance`s.
     batch_inputs, batch_outputs: what tells a model of the parts of a ragged batch.
     server_inputs: what the server adds to each request beside `inputs`, such as a sequence's
@@ -464,7 +464,8 @@ class Model(ABC):
 
     @abstractmethod
     def instance(self, placement: Placement) -> Instance:
-        """Make an instance. Called on a loader thread, one call at a time for each model.
+        """Make an instance. Called on a loader thread, one call at a time for each model; for a
+        model that serves as well, on a device that it has had instances on when it was loaded.
 
         Failure: a NaiadError fails the load with its text; so does any other exception.
         """
@@ -503,7 +504,8 @@ class Backend(ABC):
 
     @abstractmethod
     def load(self, spec: ModelSpec) -> Model:
-        """Load one version. `spec` is complete and its placements are final.
+        """Load one version. `spec` is complete. Its placements tell of all devices that instances
+        will be on; how many there are may change later.
 
         Failure: a NaiadError whose text tells the user what is wrong with the model; everything
         taken so far must be given back first.

@@ -12,7 +12,7 @@ import grpc
 import pytest
 from tests.contract.grpc_server import SERVICE, add_model, infer_message
 
-from naiad.core import model
+from naiad.core import loading
 from naiad.core.dataplane import DataPlane
 from naiad.core.forwarding import HeaderForwarding, forwarding
 from naiad.core.lifecycle import ControlMode, Lifecycle, LoadOptions
@@ -79,7 +79,7 @@ async def plane(tmp_path: Path) -> AsyncIterator[DataPlane]:
     lifecycle = Lifecycle(Repositories([tmp_path]), BackendRegistry(), registry, options)
     folder = ModelFolder.at(tmp_path / "echo")
     config = ModelConfig.read(folder).with_defaults((), 1)
-    registry.publish(ServedModel(model.load(Telling(), config, config.spec(1, folder))))
+    registry.publish(ServedModel(loading.load(Telling(), config, config.spec(1, folder))))
     yield DataPlane(registry, lifecycle, "naiad", "1", strict=True)
     await lifecycle.close()
 

@@ -15,10 +15,11 @@ from functools import partial
 from typing import TypeVar
 from weakref import WeakKeyDictionary, WeakValueDictionary
 
-from naiad.core import model as models
+from naiad.core import loading
 from naiad.core.cache.store import Store
 from naiad.core.latencies import DEFAULT_LATENCIES, LatencyOptions
-from naiad.core.model import Exchange, ServedModel
+from naiad.core.loading import Exchange
+from naiad.core.model import ServedModel
 from naiad.core.registry import UNLOADED, Registry, State
 from naiad.core.scheduling.gate import Gate
 from naiad.core.scheduling.limiter import Limiter, Seat
@@ -383,7 +384,7 @@ class Lifecycle:
                 gate = Gate(self._limiter, plan.config.instances())
         try:
             cache = self._options.cache
-            load = partial(models.load, plan.backend, plan.config, plan.spec, upload, cache)
+            load = partial(loading.load, plan.backend, plan.config, plan.spec, upload, cache)
             loaded = await self._in_thread(load)
         except BaseException:
             if gate is not None:

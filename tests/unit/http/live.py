@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from naiad.core import model
+from naiad.core import loading
 from naiad.core.dataplane import DataPlane
 from naiad.core.lifecycle import ControlMode, Lifecycle, LoadOptions
 from naiad.core.model import ServedModel
@@ -229,7 +229,7 @@ class Live:
         folder = ModelFolder.at(self.models / "echo")
         config = ModelConfig.read(folder).with_defaults((), 1)
         spec = config.spec(1, folder)
-        served = ServedModel(model.load(gate, config, spec))
+        served = ServedModel(loading.load(gate, config, spec))
         served.name = "gate"
         self.registry.publish(served)
         return served
