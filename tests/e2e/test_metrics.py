@@ -125,7 +125,7 @@ def test_clients_that_leave_are_counted_as_canceled(server: ServerProcess) -> No
     assert found["CANCELED"] == sum(found.values()) > 0
 
 
-def test_a_reload_begins_at_zero(tmp_path: Path) -> None:
+def test_a_reload_of_the_model_begins_at_zero(tmp_path: Path) -> None:
     (tmp_path / "log").mkdir()
     models = tmp_path / "models"
     graphs.write_model(models, "identity", config=graphs.IDENTITY)
@@ -138,11 +138,10 @@ def test_a_reload_begins_at_zero(tmp_path: Path) -> None:
             == 200
         )
         assert figure(server, "nv_inference_request_success", "identity") == 1
-        graphs.write_model(
-            models, "identity", config=f"{graphs.IDENTITY} version_policy {{ all {{}} }}"
-        )
-        assert server.post("/v2/repository/models/identity/load").status == 200
-        assert figure(server, "nv_inference_request_success", "identity") == 0
+        for more, figure_then in (("version_policy { all {} }", 1), ("dynamic_batching { }", 0)):
+            graphs.write_model(models, "identity", config=f"{graphs.IDENTITY} {more}")
+            assert server.post("/v2/repository/models/identity/load").status == 200
+            assert figure(server, "nv_inference_request_success", "identity") == figure_then
 
 
 def test_without_metrics_there_is_no_port(client_repository: Path, tmp_path: Path) -> None:
