@@ -46,8 +46,10 @@ async def data_plane(repository: Path, names: Sequence[str]) -> AsyncIterator[Da
     assert await lifecycle.start(names) == {}
     plane = DataPlane(registry, lifecycle, "naiad", "1.2.3", strict=True)
     plane.started = True
-    yield plane
-    await lifecycle.close()
+    try:
+        yield plane
+    finally:
+        await lifecycle.close()
 
 
 def infer_message(model: str = "echo", rows: int = 1, **rest: Any) -> pb.ModelInferRequest:

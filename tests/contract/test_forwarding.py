@@ -90,8 +90,11 @@ async def plane(tmp_path: Path) -> AsyncIterator[DataPlane]:
 @contextlib.asynccontextmanager
 async def http_port(plane: DataPlane, pattern: str) -> AsyncIterator[int]:
     server = HttpServer(plane, "127.0.0.1", 0, False, 2**20, forwarding(pattern, "--x"))
-    yield await server.start()
-    await server.stop(5)
+    port = await server.start()
+    try:
+        yield port
+    finally:
+        await server.stop(5)
 
 
 def post(port: int, path: str, headers: Mapping[str, str], body: Any) -> tuple[int, Any]:
@@ -156,9 +159,12 @@ Kind = type[GrpcServer] | type[LibraryServer]
 @contextlib.asynccontextmanager
 async def channel(kind: Kind, plane: DataPlane, pattern: str) -> AsyncIterator[Any]:
     server = kind(plane, "127.0.0.1", 0, False, forwarding(pattern, "--x"))
-    async with grpc.aio.insecure_channel(f"127.0.0.1:{await server.start()}") as open_channel:
-        yield open_channel
-    await server.stop(5)
+    port = await server.start()
+    try:
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as open_channel:
+            yield open_channel
+    finally:
+        await server.stop(5)
 
 
 def message() -> bytes:

@@ -32,8 +32,11 @@ async def address(kind: Kind, folder: Path, apis: Sequence[Api]) -> AsyncIterato
     restriction = Restriction(groups, "--grpc-restricted-protocol", PREFIX)
     async with data_plane(folder, ["*"]) as plane:
         server = kind(plane, "127.0.0.1", 0, False, restriction=restriction)
-        yield f"127.0.0.1:{await server.start()}"
-        await server.stop(0)
+        port = await server.start()
+        try:
+            yield f"127.0.0.1:{port}"
+        finally:
+            await server.stop(0)
 
 
 def outcome(channel: Any, path: str, message: bytes, metadata: Any) -> tuple[str, str]:

@@ -34,9 +34,12 @@ V1, V1ALPHA = reflection.METHODS
 async def channel(kind: Kind, folder: Path) -> AsyncIterator[Any]:
     async with data_plane(folder, []) as plane:
         server = kind(plane, "127.0.0.1", 0, reuse_port=False)
-        with grpc.insecure_channel(f"127.0.0.1:{await server.start()}") as opened:
-            yield opened
-        await server.stop(0)
+        port = await server.start()
+        try:
+            with grpc.insecure_channel(f"127.0.0.1:{port}") as opened:
+                yield opened
+        finally:
+            await server.stop(0)
 
 
 WIRES = pytest.mark.parametrize("kind", [GrpcServer, LibraryServer])

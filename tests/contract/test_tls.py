@@ -76,8 +76,10 @@ async def grpc_door(folder: Path, tls: Tls) -> AsyncIterator[Door]:
         client.initiate_connection()
         client.send_headers(1, head())
         client.send_data(1, framed(bytes(LARGE))[:16_000])
-        yield Door(port, client.data_to_send(), call)
-        await server.stop(5)
+        try:
+            yield Door(port, client.data_to_send(), call)
+        finally:
+            await server.stop(5)
 
 
 Opening = Callable[[Path, Tls], contextlib.AbstractAsyncContextManager[Door]]
@@ -240,6 +242,8 @@ async def test_a_client_that_hangs_in_its_handshake(
 ) -> None:
     async with opening(tmp_path, tls(certificates, handshake=0.05)) as door:
         assert await spoken(door.port, words) == b""
+    # A good client may take longer than that on a busy machine.
+    async with opening(tmp_path / "again", tls(certificates)) as door:
         await door.call(certificates.context())
 
 

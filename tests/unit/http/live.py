@@ -244,8 +244,10 @@ async def loaded(models: Path) -> AsyncIterator[tuple[Registry, DataPlane]]:
     dataplane = DataPlane(registry, lifecycle, "naiad", "0", strict=False)
     assert await lifecycle.load_all([*MODELS, "pair"]) == {}
     dataplane.started = True
-    yield registry, dataplane
-    await lifecycle.close()
+    try:
+        yield registry, dataplane
+    finally:
+        await lifecycle.close()
 
 
 @contextlib.asynccontextmanager
