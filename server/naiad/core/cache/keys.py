@@ -4,8 +4,8 @@ What the server itself does with an answer, such as picking the best classes, is
 the request's id, priority and timeout.
 """
 
-import math
 import os
+from collections.abc import Iterable
 from hashlib import blake2b
 
 import orjson
@@ -13,15 +13,10 @@ import orjson
 from naiad.core.cache.store import wire_size
 from naiad.repository.config import ModelConfig
 from naiad.repository.watch import Fingerprint, digest, fingerprint
-from naiad_backends.api import ModelSpec, Request, Tensor
-from naiad_backends.datatypes import DATATYPES
+from naiad_backends.api import Buffer, ModelSpec, Request
 
 SIZE = 32
 """Bytes of keys and identities."""
-
-_ELEMENT = 64
-"""Bytes that an element of BYTES counts, while nobody knows: encoding one takes about as long as
-hashing so many."""
 
 
 def own_identity() -> bytes:
@@ -53,38 +48,36 @@ class Keys:
     def __init__(self, identity: bytes) -> None:
         self._start = blake2b(digest_size=SIZE, key=identity)
 
-    def of(self, request: Request) -> bytes:
-        """The key of one request, which fits the model."""
-        inputs = request.inputs
-        tensors = [inputs[name] for name in (sorted(inputs) if len(inputs) > 1 else inputs)]
-        head: list[object] = [
-            request.outputs,
-            request.correlation_id,
-            request.sequence_start,
-            request.sequence_end,
-            # JSON tells neither NaN from infinity nor knows integers of any size, repr does.
-            repr(sorted(request.parameters.items())) if request.parameters else "",
-        ]
-        wires = []
-        for tensor in tensors:
-            wire = tensor.wire()
-            wires.append(wire)
-            head += (tensor.name, tensor.datatype, tensor.shape, wire_size(wire))
-        # A list ends with its bracket, and it tells the sizes of the bytes that follow: two
-        # different requests cannot give the same bytes to the hash.
+    def of(self, parts: Iterable[Buffer]) -> bytes:
+        """The key of a request with these parts."""
         state = self._start.copy()
-        state.update(orjson.dumps(head))
-        for wire in wires:
-            state.update(wire)
+        for part in parts:
+            state.update(part)
         return state.digest()
 
 
-def weight(request: Request) -> int:
-    """About how many bytes `Keys.of` has to hash, or to encode before."""
-    return sum([_weight(tensor) for tensor in request.inputs.values()])
-
-
-def _weight(tensor: Tensor) -> int:
-    if tensor.encoded:
-        return wire_size(tensor.wire())
-    return math.prod(tensor.shape) * (DATATYPES[tensor.datatype].size or _ELEMENT)
+def key_parts(request: Request) -> tuple[list[Buffer], int]:
+    """What the key of a request, which fits the model, is made from, and how many bytes of tensors
+    are in it."""
+    inputs = request.inputs
+    head: list[object] = [
+        request.outputs,
+        request.correlation_id,
+        request.sequence_start,
+        request.sequence_end,
+        # JSON tells neither NaN from infinity nor knows integers of any size, repr does.
+        repr(sorted(request.parameters.items())) if request.parameters else "",
+    ]
+    # A list ends with its bracket, and it tells the sizes of the bytes that follow: two different
+    # requests cannot give the same bytes to the hash.
+    parts: list[Buffer] = [b""]
+    total = 0
+    for name in sorted(inputs) if len(inputs) > 1 else inputs:
+        tensor = inputs[name]
+        wire = tensor.wire()
+        size = wire_size(wire)
+        head += (name, tensor.datatype, tensor.shape, size)
+        parts.append(wire)
+        total += size
+    parts[0] = orjson.dumps(head)
+    return parts, total

@@ -7,15 +7,15 @@ stands the scheduler that the model has without a cache.
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import replace
 
-from naiad.core.cache.keys import Keys, weight
+from naiad.core.cache.keys import Keys, key_parts
 from naiad.core.cache.store import LARGE, Store
 from naiad.core.responses import Part
 from naiad.core.scheduling.scheduler import Scheduler
 from naiad.core.stats import Failure, ModelStatistics
-from naiad_backends.api import Request, Response
+from naiad_backends.api import Buffer, Request, Response
 from naiad_backends.errors import NaiadError
 
 
@@ -64,18 +64,22 @@ class Cached:
 
     async def submit(self, request: Request, batch_size: int) -> Response:
         arrived = time.perf_counter_ns()
+        parts, size = key_parts(request)
+        key = None
+        if size < LARGE:
+            key = self._keys.of(parts)
+            response = self._at_hand(key, arrived)
+            if response is not None:
+                return response
         self.in_flight += 1
         self._idle.clear()
         try:
-            if weight(request) < LARGE:
-                key = self._keys.of(request)
-            else:
-                key = await self._large_key(request, arrived)
-            response = self._store.held(key)
-            if response is None:
-                return await self._join(key, request, batch_size, arrived)
-            self._stats.found(0, time.perf_counter_ns() - arrived)
-            return response
+            if key is None:
+                key = await self._large_key(parts, arrived)
+                response = self._at_hand(key, arrived)
+                if response is not None:
+                    return response
+            return await self._join(key, request, batch_size, arrived)
         finally:
             self.in_flight -= 1
             if not self.in_flight:
@@ -84,9 +88,15 @@ class Cached:
     async def stream(self, request: Request, batch_size: int) -> AsyncGenerator[Part, None]:
         yield Part(await self.submit(request, batch_size), True)
 
-    async def _large_key(self, request: Request, arrived: int) -> bytes:
+    def _at_hand(self, key: bytes, arrived: int) -> Response | None:
+        response = self._store.held(key)
+        if response is not None:
+            self._stats.found(0, time.perf_counter_ns() - arrived)
+        return response
+
+    async def _large_key(self, parts: Sequence[Buffer], arrived: int) -> bytes:
         try:
-            return await asyncio.to_thread(self._keys.of, request)
+            return await asyncio.to_thread(self._keys.of, parts)
         except asyncio.CancelledError:
             self._canceled(arrived)
             raise
