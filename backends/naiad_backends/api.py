@@ -27,6 +27,8 @@ Buffer = bytes | bytearray | memoryview
 
 _LENGTH = struct.Struct("<I")
 
+_SMALL = 4_096
+
 
 class Tensor:
     """A named tensor that is a view of the buffer it came in, decoded when somebody asks.
@@ -107,7 +109,8 @@ class Tensor:
         return array
 
     def wire(self) -> Buffer:
-        """The tensor as contiguous bytes in the v2 binary form; a view where possible."""
+        """The tensor as contiguous bytes in the v2 binary form; of a large one a view where
+        possible."""
         wire = self._wire
         if wire is None:
             array = self.numpy()
@@ -117,7 +120,9 @@ class Tensor:
                 wire = b""
             else:
                 little = array.astype(DATATYPES[self.datatype].numpy, copy=False)
-                wire = np.ascontiguousarray(little).data.cast("B")
+                # A view costs three steps; up to some size a copy costs less than that.
+                small = little.nbytes <= _SMALL
+                wire = little.tobytes() if small else np.ascontiguousarray(little).data.cast("B")
             self._wire = wire
         return wire
 

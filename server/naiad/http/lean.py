@@ -374,23 +374,32 @@ def _write(transport: asyncio.Transport, answer: Answer, close: bool) -> None:
 
 
 def _head_of(answer: Answer, framing: str, close: bool) -> bytes:
+    headers = tuple(answer.headers.items())
+    return _head(answer.status, answer.content_type, framing, headers, close, int(time.time()))
+
+
+# Answers of one second often have the same head.
+@lru_cache(maxsize=256)
+def _head(
+    status: int,
+    content_type: str,
+    framing: str,
+    headers: tuple[tuple[str, str], ...],
+    close: bool,
+    second: int,
+) -> bytes:
     extra = _CLOSE if close else ""
-    for name, value in answer.headers.items():
+    for name, value in headers:
         extra += f"{name}: {value}\r\n"
     return (
-        f"HTTP/1.1 {answer.status} {_PHRASES[answer.status]}\r\n"
-        f"Content-Type: {answer.content_type}\r\n{framing}{extra}"
-        f"Date: {_date(int(time.time()))}\r\nServer: naiad\r\n\r\n"
+        f"HTTP/1.1 {status} {_PHRASES[status]}\r\n"
+        f"Content-Type: {content_type}\r\n{framing}{extra}"
+        f"Date: {formatdate(second, usegmt=True)}\r\nServer: naiad\r\n\r\n"
     ).encode("latin-1")
 
 
 _CLOSE = "Connection: close\r\n"
 _PHRASES = {status.value: status.phrase for status in HTTPStatus}
-
-
-@lru_cache(maxsize=1)
-def _date(second: int) -> str:
-    return formatdate(second, usegmt=True)
 
 
 def too_large(size: int) -> NaiadError:

@@ -15,11 +15,11 @@ from naiad.core.cuda_memory import CudaRegion
 from naiad.core.dataplane import DataPlane
 from naiad.core.forwarding import HeaderForwarding
 from naiad.core.responses import Part
-from naiad.core.shared_memory import Lease
+from naiad.core.shared_memory import NO_REGIONS, Lease
 from naiad.core.system_memory import SystemRegion
 from naiad.http import admin, compression, errors, generate, jsondata, openapi, regions, v2
 from naiad.http.call import BINARY, EVENTS, Answer, Call
-from naiad.http.remembered import Decoder
+from naiad.http.remembered import Decoder, Encoder
 from naiad_backends.api import Buffer, Request, Response
 from naiad_backends.errors import NaiadError, internal, invalid
 
@@ -50,6 +50,7 @@ class HttpService:
         """Whoever receives calls asks this whether to note when they came."""
         self._max_input = max_input
         self._decoder = Decoder(max_input)
+        self._encoder = Encoder()
         self._forward = forward
         self._handlers: dict[str, Handler] = {
             "infer": self._infer,
@@ -93,8 +94,12 @@ class HttpService:
 
     # -- inference
 
-    async def _infer(self, call: Call) -> Answer:
-        with self._dataplane.shared_memory.lease() as lease:
+    def _infer(self, call: Call) -> Awaitable[Answer]:
+        lease = self._dataplane.shared_memory.lease()
+        return self._infer_with(call, lease) if lease is NO_REGIONS else self._leased(call, lease)
+
+    async def _leased(self, call: Call, lease: Lease) -> Answer:
+        with lease:
             return await self._infer_with(call, lease)
 
     async def _infer_with(self, call: Call, lease: Lease) -> Answer:
@@ -114,7 +119,7 @@ class HttpService:
         if call.arrival is not None:
             self._trace(call, call.arrival, request)
         response = await self._dataplane.infer(request)
-        head, binary = v2.encode(request, response, form)
+        head, binary = self._encoder.encode(request, response, form)
         if lease.unwritten:
             await lease.write()
         if not binary:

@@ -86,7 +86,7 @@ def test_no_copy_either_way() -> None:
     wire = bytearray(8)
     received = Tensor.from_wire("x", "FP32", (2,), wire)
     assert np.shares_memory(received.numpy(), np.frombuffer(wire, np.uint8))
-    array = np.zeros(2, np.float32)
+    array = np.zeros(2_000, np.float32)
     sent = Tensor.from_numpy("x", array)
     assert np.shares_memory(np.frombuffer(sent.wire(), np.uint8), array)
 

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from naiad.core.shared_memory import NO_REGIONS
 from naiad.http import v2
-from naiad.http.remembered import Decoder
-from naiad_backends.api import Request
+from naiad.http.remembered import Decoder, Encoder
+from naiad_backends.api import Request, Response, Tensor
 from naiad_backends.errors import NaiadError
 
 LIMIT = 1 << 20
@@ -104,6 +104,37 @@ def test_strings_are_looked_at_each_time() -> None:
     decoder.decode("m", "", head + b"\1\0\0\0a", len(head), NO_REGIONS)
     with pytest.raises(NaiadError, match="cut off"):
         decoder.decode("m", "", head + b"\2\0\0\0a", len(head), NO_REGIONS)
+
+
+RESPONSES = st.lists(
+    st.tuples(st.sampled_from(["FP32", "BYTES"]), st.lists(st.integers(0, 3), max_size=3)),
+    max_size=3,
+)
+
+
+def answer(kinds: list[tuple[str, list[int]]], model: str) -> Response:
+    tensors = []
+    for number, (datatype, shape) in enumerate(kinds):
+        array = np.random.default_rng().random(shape, np.float32)
+        if datatype == "BYTES":
+            array = np.array([b"%f" % value for value in array.ravel()], object).reshape(shape)
+        tensors.append(Tensor.from_numpy(f"y{number}", array, datatype))
+    return Response(tensors, model_name=model, model_version="1")
+
+
+@given(st.lists(RESPONSES, min_size=1, max_size=4), st.booleans(), st.sampled_from(["", "id"]))
+def test_it_writes_what_v2_writes(
+    answers: list[list[tuple[str, list[int]]]], binary: bool, identifier: str
+) -> None:
+    encoder = Encoder()
+    form = v2.OutputForm(binary, {"y1": True})
+    for kinds in answers * 2:
+        for model in ("m", "other"):
+            response, request = answer(kinds, model), Request(model, id=identifier)
+            head, parts = encoder.encode(request, response, form)
+            expected, expected_parts = v2.encode(request, response, form)
+            assert head == expected
+            assert list(map(bytes, parts)) == list(map(bytes, expected_parts))
 
 
 def test_memory_is_bounded() -> None:
