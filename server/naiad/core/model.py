@@ -45,7 +45,7 @@ def _scheduler(
     spec, batching = loaded.spec, loaded.config.dynamic_batching()
     name = f"{spec.name}/{spec.version}"
     if spec.decoupled:
-        return Decoupled(name, loaded.instances, stats, gate)
+        return Decoupled(name, loaded.instances, stats, gate, batching)
     sequences = loaded.config.sequence_batching()
     if sequences is not None:
         return Sequenced(

@@ -31,6 +31,12 @@ _IGNORED = {
     "runtime": "the backend chooses its own",
 }
 
+_IGNORED_OF_DECOUPLED = {
+    "dynamic_batching.preferred_batch_size": "a decoupled model runs requests one by one",
+    "dynamic_batching.max_queue_delay_microseconds": "a decoupled model runs requests one by one",
+    "dynamic_batching.preserve_ordering": "a decoupled model responds when it likes",
+}
+
 
 def refused(message: pb.ModelConfig) -> list[Mistake]:
     """What stands in the way of serving this model at all."""
@@ -41,8 +47,17 @@ def ignored(message: pb.ModelConfig) -> list[Mistake]:
     """What is accepted without effect."""
     return [
         Mistake(mistake.path, f"accepted, but has no effect yet: {mistake.message}")
-        for mistake in (*_found(message, _IGNORED, ""), *_unknown_histograms(message))
+        for mistake in (
+            *_found(message, _IGNORED, ""),
+            *_unknown_histograms(message),
+            *_of_decoupled(message),
+        )
     ]
+
+
+def _of_decoupled(message: pb.ModelConfig) -> Iterator[Mistake]:
+    if message.model_transaction_policy.decoupled:
+        yield from _found(message, _IGNORED_OF_DECOUPLED, "")
 
 
 def _unknown_histograms(message: pb.ModelConfig) -> Iterator[Mistake]:

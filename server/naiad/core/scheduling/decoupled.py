@@ -8,39 +8,39 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncGenerator, Collection, Coroutine, Iterable, Sequence
-from dataclasses import dataclass
 
 from naiad.core.responses import Part, ResponseStream
 from naiad.core.scheduling.crew import Line
 from naiad.core.scheduling.gate import Gate
 from naiad.core.scheduling.instances import SharedWorkers, all_ended, exchanged
+from naiad.core.scheduling.policed import Placed, PolicedLine
+from naiad.core.scheduling.queue import QueueFull, TimedOut
 from naiad.core.stats import Failure, ModelStatistics, Phases
 from naiad.core.trace import executed, responded
+from naiad.repository.scheduling import DynamicBatching
 from naiad_backends.api import Instance, Request, Response, StreamingInstance
 from naiad_backends.errors import NaiadError, internal, unsupported
 
 logger = logging.getLogger(__name__)
 
 
-@dataclass(slots=True, eq=False)
-class _Job:
+class _Job(Placed):
     """One request.
 
-    place: of its instance, for a crew.
-    enqueued, started, first, before: when it came, began, responded first and last, by
-        `time.perf_counter_ns()`; 0 for not yet. `before` begins with the start.
+    started, first, before: when it began, responded first and last, by `time.perf_counter_ns()`;
+        0 for not yet. `before` begins with the arrival.
     """
 
-    request: Request
-    batch_size: int
-    enqueued: int
-    stream: ResponseStream
-    started: int = 0
-    first: int = 0
-    before: int = 0
-    failure: Failure | None = None
-    place: int = 0
-    responses: int = 0
+    __slots__ = ("before", "failure", "first", "responses", "started", "stream")
+
+    def __init__(self, request: Request, size: int, now: int, stream: ResponseStream) -> None:
+        super().__init__(request, size, now)
+        self.stream = stream
+        self.started = 0
+        self.first = 0
+        self.before = now
+        self.failure: Failure | None = None
+        self.responses = 0
 
 
 class Decoupled:
@@ -52,8 +52,10 @@ class Decoupled:
         loaded: Sequence[Instance],
         stats: ModelStatistics,
         gate: Gate | None = None,
+        batching: DynamicBatching | None = None,
     ) -> None:
-        """loaded: all of them streaming instances.  gate: of the rate limiter, if there is one."""
+        """loaded: all of them streaming instances.  gate: of the rate limiter, if there is one.
+        batching: queue policies and priorities, if there are any; requests are not batched."""
         instances = _streaming(loaded)
         self._stats = stats
         self._jobs: dict[ResponseStream, _Job] = {}
@@ -64,7 +66,10 @@ class Decoupled:
         self._workers: (
             SharedWorkers[StreamingInstance, _Job] | Line[StreamingInstance, _Job] | None
         ) = None
-        if gate is not None:
+        self._policed: PolicedLine[StreamingInstance, _Job] | None = None
+        if batching is not None:
+            self._policed = PolicedLine(name, instances, _run, self._late, batching, gate)
+        elif gate is not None:
             self._workers = Line(name, instances, _run, lambda job: None, gate)
         elif any(one.blocking for one in instances):
             self._workers = SharedWorkers(name, instances, _run, lambda job: None)
@@ -79,7 +84,8 @@ class Decoupled:
     @property
     def pending(self) -> int:
         """Requests in the queue, which no instance has taken yet."""
-        return 0 if self._workers is None else self._workers.waiting
+        waits = self._policed or self._workers
+        return 0 if waits is None else waits.waiting
 
     async def submit(self, request: Request, batch_size: int) -> Response:
         """Raises UNSUPPORTED: the number of responses is not known to be one."""
@@ -90,27 +96,49 @@ class Decoupled:
 
     async def stream(self, request: Request, batch_size: int) -> AsyncGenerator[Part, None]:
         """The responses as they come, the last part final. Closing the iterator cancels."""
-        stream = self._open(request, batch_size)
+        job = self._open(request, batch_size)
+        stream = job.stream
         try:
             async for part in stream.parts():
                 yield part
         finally:
             stream.cancel()
+            if self._policed is not None and self._policed.remove(job):
+                stream.fail(internal("the client has left"))
 
-    def _open(self, request: Request, batch_size: int) -> ResponseStream:
+    def _open(self, request: Request, batch_size: int) -> _Job:
         stream = ResponseStream(self._responded)
-        now = time.perf_counter_ns()
-        job = _Job(request, batch_size, now, stream, before=now)
+        job = _Job(request, batch_size, time.perf_counter_ns(), stream)
         self._jobs[stream] = job
         self._idle.clear()
-        if self._workers is not None:
+        if self._policed is not None:
+            self._queue(job, self._policed)
+        elif self._workers is not None:
             self._workers.submit(job)
         elif self._inline is not None:
             _run(self._inline, job)
-        return stream
+        return job
+
+    def _queue(self, job: _Job, policed: PolicedLine[StreamingInstance, _Job]) -> None:
+        try:
+            policed.submit(job)
+        except QueueFull as full:
+            self._stats.failed(job.arrived, time.perf_counter_ns(), Failure.REJECTED)
+            full.retry_after_s = self._stats.usual_seconds()
+            self._forget(job)
+            raise
+
+    def _late(self, job: _Job) -> None:
+        job.failure = Failure.REJECTED
+        waited = time.perf_counter_ns() - job.arrived
+        job.stream.fail(TimedOut(waited, self._stats.usual_seconds()))
 
     def _responded(self, stream: ResponseStream, part: Part) -> None:
         job = self._jobs[stream]
+        if job.failure is Failure.REJECTED:
+            # It is the queue that responds, not the model.
+            self._end(job, part.sent)
+            return
         outcome = _outcome(part, stream.cancelled)
         job.failure = _FAILURES.get(outcome, job.failure)
         output_ns = time.perf_counter_ns() - part.sent
@@ -123,21 +151,24 @@ class Decoupled:
         if part.final:
             self._end(job, part.sent)
 
-    def _end(self, job: _Job, sent: int) -> None:
+    def _forget(self, job: _Job) -> None:
         del self._jobs[job.stream]
+        if not self._jobs:
+            self._idle.set()
+
+    def _end(self, job: _Job, sent: int) -> None:
         now = time.perf_counter_ns()
         start = job.started or sent
         phases = Phases(start, start, sent, sent)
         if job.request.trace is not None:
-            executed(job.request.trace, job.enqueued, phases if job.started else None)
+            executed(job.request.trace, job.arrived, phases if job.started else None)
         if job.started:
-            self._stats.executed(job.batch_size, phases)
+            self._stats.executed(job.size, phases)
         if job.failure is not None:
-            self._stats.failed(job.enqueued, now, job.failure)
+            self._stats.failed(job.arrived, now, job.failure)
         else:
-            self._stats.succeeded(job.batch_size, job.enqueued, phases, now, job.first)
-        if not self._jobs:
-            self._idle.set()
+            self._stats.succeeded(job.size, job.arrived, phases, now, job.first)
+        self._forget(job)
 
     def hurry(self) -> None:
         """Nothing waits here but for an instance."""
@@ -147,8 +178,9 @@ class Decoupled:
     ) -> Coroutine[None, None, None]:
         """Take up instances, and part with others; see `Scheduler`."""
         fresh = _streaming(added)
-        if self._workers is not None:
-            return self._workers.resize(fresh, _streaming(removed))
+        waits = self._policed or self._workers
+        if waits is not None:
+            return waits.resize(fresh, _streaming(removed))
         self._quick = exchanged(self._quick, fresh, removed)
         self._inline = self._quick[0]
         return all_ended(())
@@ -159,8 +191,9 @@ class Decoupled:
 
     async def stop(self) -> None:
         """End the threads, after `drained`."""
-        if self._workers is not None:
-            await self._workers.stop()
+        waits = self._policed or self._workers
+        if waits is not None:
+            await waits.stop()
 
 
 def _streaming(instances: Iterable[Instance]) -> list[StreamingInstance]:

@@ -15,12 +15,11 @@ from naiad.core.scheduling.crew import Crew
 from naiad.core.scheduling.gate import Gate
 from naiad.core.scheduling.instances import Batch, Job, run
 from naiad.core.scheduling.patience import Patience
-from naiad.core.scheduling.queue import QueueFull, RequestQueue
+from naiad.core.scheduling.queue import QueueFull, RequestQueue, TimedOut
 from naiad.core.scheduling.timer import Alarm
 from naiad.core.stats import Failure, ModelStatistics
 from naiad.repository.scheduling import DynamicBatching
 from naiad_backends.api import Instance, Request, Response
-from naiad_backends.errors import Code, NaiadError
 
 
 class Dynamic:
@@ -91,14 +90,7 @@ class Dynamic:
         now = time.perf_counter_ns()
         self._stats.failed(job.arrived, now, Failure.REJECTED)
         if job.future is not None and not job.future.done():
-            job.future.set_exception(
-                NaiadError(
-                    Code.UNAVAILABLE,
-                    f"the request timed out after {(now - job.arrived) // 1000} us in the queue",
-                    hint="come back later, or allow more time",
-                    retry_after_s=self._stats.usual_seconds(),
-                )
-            )
+            job.future.set_exception(TimedOut(now - job.arrived, self._stats.usual_seconds()))
         self._left()
 
     def _end(self, job: Job) -> None:

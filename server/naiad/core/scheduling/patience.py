@@ -49,6 +49,13 @@ _SILENCE = 4.0
 
 _LONGEST_GAP_NS = 1_000_000_000
 
+_LEAST_NS = 500_000
+"""A batch that costs less by itself is not worth a timer and another turn of the loop."""
+
+_DOUBT = 1 / 4
+"""How much less an execution counts that took longer than expected: what slows one down is mostly
+something else on the machine."""
+
 
 class AdaptivePatience:
     """Waits for one more request as long as that pays.
@@ -58,7 +65,8 @@ class AdaptivePatience:
     is waited for costs the n that are here the time until it comes. So waiting pays while n times
     the expected gap between requests is less than `a`, and while a gap like those before is not
     long over. Both are measured: `a` by a regression over the last executions, the gap by the
-    geometric mean of the last gaps, which a pause between bursts does not spoil.
+    geometric mean of the last gaps, which a pause between bursts does not spoil. Where `a` is small
+    nothing is waited for.
     """
 
     waits = True
@@ -68,11 +76,11 @@ class AdaptivePatience:
         self._log_gap = math.log(_LONGEST_GAP_NS)
         # Means of size, ns, size * size and size * ns over the last executions.
         self._size = self._ns = self._size_size = self._size_ns = 0.0
-        self._fixed_ns = 0.0
+        self._fixed_ns = self._slope_ns = 0.0
 
     def until(self, size: int, oldest: int, now: int) -> int:
         gap = math.exp(self._log_gap)
-        if size * gap >= self._fixed_ns:
+        if self._fixed_ns < _LEAST_NS or size * gap >= self._fixed_ns:
             return now
         return self._last + int(min(_SILENCE * gap, self._fixed_ns / size))
 
@@ -84,6 +92,8 @@ class AdaptivePatience:
     def executed(self, size: int, ns: int) -> None:
         # The first one counts in full, so that there is no time of learning from nothing.
         weight = _MEMORY if self._size else 1.0
+        if self._size and ns > self._ns + self._slope_ns * (size - self._size):
+            weight *= _DOUBT
         self._size += weight * (size - self._size)
         self._ns += weight * (ns - self._ns)
         self._size_size += weight * (size * size - self._size_size)
@@ -92,5 +102,5 @@ class AdaptivePatience:
         if variance < 0.01:
             # Batches of one size only tell nothing of what a larger one would save.
             return
-        slope = (self._size_ns - self._size * self._ns) / variance
-        self._fixed_ns = min(max(self._ns - slope * self._size, 0.0), self._ns)
+        self._slope_ns = max((self._size_ns - self._size * self._ns) / variance, 0.0)
+        self._fixed_ns = max(self._ns - self._slope_ns * self._size, 0.0)

@@ -196,6 +196,18 @@ class RequestQueue(Generic[ItemT]):
         return level
 
 
+class TimedOut(NaiadError):
+    """UNAVAILABLE: a request has waited for as long as it may."""
+
+    def __init__(self, waited_ns: int, retry_after_s: int) -> None:
+        super().__init__(
+            Code.UNAVAILABLE,
+            f"the request timed out after {waited_ns // 1000} us in the queue",
+            hint="come back later, or allow more time",
+            retry_after_s=retry_after_s,
+        )
+
+
 class QueueFull(NaiadError):
     """UNAVAILABLE: as many requests wait as may."""
 

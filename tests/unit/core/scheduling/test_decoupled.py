@@ -9,7 +9,8 @@ import pytest
 
 from naiad.core.responses import Part
 from naiad.core.scheduling.decoupled import Decoupled
-from naiad.core.stats import ModelStatistics
+from naiad.core.stats import Failure, ModelStatistics
+from naiad.repository.scheduling import DynamicBatching, QueuePolicy
 from naiad_backends.api import (
     Execution,
     Request,
@@ -42,9 +43,15 @@ class Scripted(StreamingInstance):
 class Scene:
     """A scheduler with one instance, and its statistics."""
 
-    def __init__(self, behaviour: Behaviour, blocking: bool = True) -> None:
+    def __init__(
+        self,
+        behaviour: Behaviour,
+        blocking: bool = True,
+        batching: DynamicBatching | None = None,
+    ) -> None:
         self.stats = ModelStatistics()
-        self.scheduler = Decoupled("m/1", [Scripted(behaviour, blocking)], self.stats)
+        instances = [Scripted(behaviour, blocking)]
+        self.scheduler = Decoupled("m/1", instances, self.stats, None, batching)
 
     async def ask(self) -> list[Part]:
         return [part async for part in self.scheduler.stream(Request("m"), 1)]
@@ -166,4 +173,114 @@ async def test_a_single_response_cannot_be_asked_for() -> None:
     with pytest.raises(NaiadError) as caught:
         await scene.scheduler.submit(Request("m"), 1)
     assert caught.value.code is Code.UNSUPPORTED
+    await scene.end()
+
+
+# -- queue policies
+
+
+class Held:
+    """A behaviour that waits for the test, and notes in which order requests began."""
+
+    def __init__(self) -> None:
+        self.begun = threading.Semaphore(0)
+        self.go = threading.Semaphore(0)
+
+    def __call__(self, responder: Responder) -> None:
+        self.begun.release()
+        assert self.go.acquire(timeout=30)
+        responder.send(Response(), final=True)
+
+    async def started(self) -> None:
+        assert await asyncio.to_thread(self.begun.acquire, True, 30)
+
+
+def ask(scene: Scene, priority: int = 0, timeout_us: int = 0) -> "asyncio.Task[list[Part]]":
+    async def parts() -> list[Part]:
+        request = Request("m", priority=priority, timeout_us=timeout_us)
+        return [part async for part in scene.scheduler.stream(request, 1)]
+
+    return asyncio.get_running_loop().create_task(parts())
+
+
+async def turn() -> None:
+    for _ in range(4):
+        await asyncio.sleep(0)
+
+
+async def test_a_full_queue_refuses_at_once() -> None:
+    held = Held()
+    scene = Scene(held, batching=DynamicBatching(policy=QueuePolicy(max_size=1)))
+    first = ask(scene)
+    await held.started()
+    second = ask(scene)
+    await turn()
+    assert scene.scheduler.pending == 1
+    with pytest.raises(NaiadError, match="full") as refused:
+        await ask(scene)
+    assert refused.value.code is Code.UNAVAILABLE and refused.value.retry_after_s
+    held.go.release(2)
+    await asyncio.gather(first, second)
+    await scene.end()
+    assert (scene.stats.failures[Failure.REJECTED], scene.stats.success.count) == (1, 2)
+
+
+async def test_a_request_whose_time_in_the_queue_is_up() -> None:
+    held = Held()
+    scene = Scene(held, batching=DynamicBatching(policy=QueuePolicy(timeout_ns=1_000_000)))
+    first = ask(scene)
+    await held.started()
+    [late] = await ask(scene)
+    assert late.final and late.response is not None and late.response.error is not None
+    assert late.response.error.code is Code.UNAVAILABLE
+    held.go.release()
+    await first
+    await scene.end()
+    assert (scene.stats.failures[Failure.REJECTED], scene.stats.success.count) == (1, 1)
+    assert scene.stats.execution_count == 1
+    assert scene.stats.responses[0].fail.count == 0
+
+
+async def test_a_request_that_leaves_the_queue_never_begins() -> None:
+    held = Held()
+    scene = Scene(held, batching=DynamicBatching())
+    first = ask(scene)
+    await held.started()
+    gone, kept = ask(scene), ask(scene)
+    await turn()
+    gone.cancel()
+    await turn()
+    assert scene.scheduler.pending == 1
+    held.go.release(2)
+    await asyncio.gather(first, kept)
+    await scene.end()
+    assert scene.stats.failures[Failure.CANCELED] == 1
+    assert (scene.stats.success.count, scene.stats.execution_count) == (2, 2)
+
+
+async def test_a_higher_level_begins_first() -> None:
+    held, begun = Held(), list[int]()
+
+    class Noting(Scripted):
+        def stream(self, request: Request, responder: Responder) -> None:
+            begun.append(request.priority)
+            held(responder)
+
+    batching = DynamicBatching(levels=2, default_level=2)
+    scene = Scene(held)
+    scene.scheduler = Decoupled("m/1", [Noting(held)], scene.stats, None, batching)
+    tasks = [ask(scene, 2)]
+    await held.started()
+    tasks += [ask(scene, 2), ask(scene, 1)]
+    await turn()
+    held.go.release(3)
+    await asyncio.gather(*tasks)
+    assert begun == [2, 1, 2]
+    await scene.end()
+
+
+async def test_quick_instances_have_policies_too() -> None:
+    scene = Scene(several, blocking=False, batching=DynamicBatching())
+    answers = await asyncio.gather(*[scene.ask() for _ in range(3)])
+    assert [len(parts) for parts in answers] == [6, 6, 6]
     await scene.end()
