@@ -42,6 +42,8 @@ def server(
     endless = graphs.slow_identity(TEN_MINUTES).replace("count: 2", "count: 1")
     graphs.write_model(repository, "endless", config=endless)
     graphs.write_model(repository, "repeat", config=REPEAT)
+    policed = "dynamic_batching { default_queue_policy { max_queue_size: 1 } }"
+    graphs.write_model(repository, "policed", config=f"{REPEAT}\n{policed}")
     log = tmp_path_factory.mktemp("log")
     with serving(log, repository, flags=["--grpc-wire", request.param]) as running:
         yield running
@@ -127,6 +129,26 @@ def test_an_http_client_that_leaves_a_decoupled_model(server: ServerProcess) -> 
         while b'"OUT":1' not in received:
             received += client.recv(4096)
     eventually(lambda: counts(server, "repeat") == (before[0] + 1, before[1] + 1))
+
+
+@only_http
+def test_a_decoupled_model_with_a_queue_policy(server: ServerProcess) -> None:
+    """One request runs, one waits, one more is too many; whoever waits and leaves makes room."""
+    body = b'{"IN": [1], "DELAY": [%d], "WAIT": %d}' % (TEN_MINUTES, TEN_MINUTES)
+    message = SIZED % (b"policed/generate_stream", len(body), body)
+
+    def waiting() -> int:
+        return figure(server, "nv_inference_pending_request_count", "policed")
+
+    with connected(server, message):
+        with connected(server, message):
+            eventually(lambda: waiting() == 1)
+            refused = server.call("POST", "/v2/models/policed/generate_stream", body)
+            assert refused.status == 503 and "full" in refused.json()["error"]
+            assert int(refused.headers["Retry-After"]) >= 1
+        eventually(lambda: waiting() == 0)
+    eventually(lambda: counts(server, "policed") == (1, 3))
+    assert figure(server, "nv_inference_request_failure", "policed", reason="REJECTED") == 1
 
 
 def test_a_grpc_client_that_cancels(server: ServerProcess) -> None:
