@@ -43,7 +43,6 @@ class Server:
         self._settings = settings
         self.log = Log(settings.log_settings())
         registry = Registry()
-        latencies = settings.latency_options()
         cache = settings.cache_options()
         self._cache = None if cache is None else open_store(cache)
         self.lifecycle = Lifecycle(
@@ -55,7 +54,7 @@ class Server:
                 config_name=settings.model_config_name,
                 auto_complete=not settings.disable_auto_complete_config,
                 thread_count=settings.model_load_thread_count,
-                latencies=latencies,
+                latencies=settings.latency_options(),
                 cache=self._cache,
             ),
             settings.limiter(),
@@ -70,45 +69,52 @@ class Server:
             log=self.log,
             tracing=Tracing(settings.trace_settings()),
         )
-        self._http = self._grpc = None
         self.http_tls, self.grpc_tls = settings.http_tls(), settings.grpc_tls()
-        if settings.allow_http:
-            self._http = HttpServer(
-                self.dataplane,
-                settings.http_address,
-                settings.http_port,
-                settings.reuse_http_port,
-                settings.http_max_input_size,
-                forwarding(settings.http_header_forward_pattern, "--http-header-forward-pattern"),
-                restriction(settings.http_restricted_api, "--http-restricted-api"),
-                tls=self.http_tls,
-            )
-        if settings.allow_grpc:
-            wire = GrpcServer if settings.grpc_wire is GrpcWire.LEAN else LibraryServer
-            self._grpc = wire(
-                self.dataplane,
-                settings.grpc_address,
-                settings.grpc_port,
-                settings.reuse_grpc_port,
-                forwarding(settings.grpc_header_forward_pattern, "--grpc-header-forward-pattern"),
-                restriction(
-                    settings.grpc_restricted_protocol, "--grpc-restricted-protocol", GRPC_PREFIX
-                ),
-                tls=self.grpc_tls,
-                options=settings.grpc_options(),
-            )
+        self._http = self._http_server() if settings.allow_http else None
+        self._grpc = self._grpc_server() if settings.allow_grpc else None
         self._metrics_address = settings.metrics_address or settings.http_address
-        self._metrics: MetricsServer | None = None
-        if settings.allow_metrics:
-            seconds = settings.metrics_interval_ms / 1000
-            metrics = Metrics(
-                self.dataplane.statistics,
-                Host(seconds) if settings.allow_cpu_metrics else None,
-                Gpus.find(seconds) if settings.allow_gpu_metrics else None,
-                latencies,
-            )
-            self._metrics = MetricsServer(metrics, self._metrics_address, settings.metrics_port)
+        self._metrics = self._metrics_server() if settings.allow_metrics else None
         self._polling: asyncio.Task[None] | None = None
+
+    def _http_server(self) -> HttpServer:
+        settings = self._settings
+        return HttpServer(
+            self.dataplane,
+            settings.http_address,
+            settings.http_port,
+            settings.reuse_http_port,
+            settings.http_max_input_size,
+            forwarding(settings.http_header_forward_pattern, "--http-header-forward-pattern"),
+            restriction(settings.http_restricted_api, "--http-restricted-api"),
+            tls=self.http_tls,
+        )
+
+    def _grpc_server(self) -> GrpcServer | LibraryServer:
+        settings = self._settings
+        wire = GrpcServer if settings.grpc_wire is GrpcWire.LEAN else LibraryServer
+        return wire(
+            self.dataplane,
+            settings.grpc_address,
+            settings.grpc_port,
+            settings.reuse_grpc_port,
+            forwarding(settings.grpc_header_forward_pattern, "--grpc-header-forward-pattern"),
+            restriction(
+                settings.grpc_restricted_protocol, "--grpc-restricted-protocol", GRPC_PREFIX
+            ),
+            tls=self.grpc_tls,
+            options=settings.grpc_options(),
+        )
+
+    def _metrics_server(self) -> MetricsServer:
+        settings = self._settings
+        seconds = settings.metrics_interval_ms / 1000
+        metrics = Metrics(
+            self.dataplane.statistics,
+            Host(seconds) if settings.allow_cpu_metrics else None,
+            Gpus.find(seconds) if settings.allow_gpu_metrics else None,
+            settings.latency_options(),
+        )
+        return MetricsServer(metrics, self._metrics_address, settings.metrics_port)
 
     async def start(self) -> dict[str, str]:
         """Open the ports, then load the models; the addresses by URL scheme.
