@@ -10,7 +10,6 @@ import time
 from collections.abc import AsyncGenerator, Collection, Coroutine, Iterable, Sequence
 
 from naiad.core.responses import Part, ResponseStream
-from naiad.core.scheduling.crew import Line
 from naiad.core.scheduling.gate import Gate
 from naiad.core.scheduling.instances import SharedWorkers, all_ended, exchanged
 from naiad.core.scheduling.policed import Placed, PolicedLine
@@ -63,14 +62,11 @@ class Decoupled:
         self._idle.set()
         self._inline: StreamingInstance | None = None
         self._quick = instances
-        self._workers: (
-            SharedWorkers[StreamingInstance, _Job] | Line[StreamingInstance, _Job] | None
-        ) = None
+        self._workers: SharedWorkers[StreamingInstance, _Job] | None = None
         self._policed: PolicedLine[StreamingInstance, _Job] | None = None
-        if batching is not None:
-            self._policed = PolicedLine(name, instances, _run, self._late, batching, gate)
-        elif gate is not None:
-            self._workers = Line(name, instances, _run, lambda job: None, gate)
+        if batching is not None or gate is not None:
+            policies = batching or DynamicBatching()
+            self._policed = PolicedLine(name, instances, _run, self._late, policies, gate)
         elif any(one.blocking for one in instances):
             self._workers = SharedWorkers(name, instances, _run, lambda job: None)
         else:

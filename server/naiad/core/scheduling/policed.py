@@ -1,5 +1,5 @@
-"""The queue of decoupled models with `dynamic_batching`: who waits under which policy for an
-instance, on which each request then runs alone. Knows nothing of responses."""
+"""The queue of decoupled models with `dynamic_batching` or a rate limiter: who waits under which
+policy for an instance, on which each request then runs alone. Knows nothing of responses."""
 
 import time
 from collections.abc import Callable, Collection, Coroutine, Sequence
