@@ -10,16 +10,19 @@ NumPy is the only thing known here: no wire format, no scheduler, no framework.
 import math
 import struct
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from naiad_backends.datatypes import BY_NUMPY, DATATYPES
 from naiad_backends.errors import NaiadError, internal, invalid
+
+if TYPE_CHECKING:
+    from naiad_backends.services import Services
 
 Parameter = bool | int | float | str
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -211,8 +214,12 @@ class Request:
     classes: by output, how many of its best classes are wanted in its place. The server sees to
         that; a backend gives the output as ever.
     cancelled: nobody waits for the answer any more, because the client has left or its deadline has
-        passed. The server sets it, at any moment while the model runs; any thread may read it. It
-        never becomes False again.
+        passed. The server sets it by `cancel`, at any moment while the model runs; any thread may
+        read it. It never becomes False again.
+    on_cancel: called on the event loop when that happens, for a model that runs elsewhere; belongs
+        to the instance that has the request.
+    callers: names of the instances that wait for the answer and do nothing else meanwhile; the
+        first has a client's request. Empty for a client's own.
     correlation_id: the sequence that the request belongs to; 0 or "" means none.
     priority: 0 means the model's default level.
     timeout_us: how long it may wait in a queue, in microseconds; 0 means the model's default.
@@ -233,7 +240,16 @@ class Request:
     parameters: Mapping[str, Parameter] = field(default_factory=dict)
     classes: dict[str, int] | None = None
     cancelled: bool = False
+    on_cancel: Callable[[], None] | None = None
+    callers: tuple[str, ...] = ()
     trace: Trace | None = None
+
+    def cancel(self) -> None:
+        """Nobody waits any more; on the event loop."""
+        if not self.cancelled:
+            self.cancelled = True
+            if self.on_cancel is not None:
+                self.on_cancel()
 
 
 @dataclass(slots=True)
@@ -361,6 +377,8 @@ class ModelSpec:
         controls and states: inputs to the model like the others, which clients do not see.
     server_outputs: what the server keeps for itself: outputs like the others, but given only to a
         request that names them.
+    runtime: the file that the backend itself runs, where a backend is written in Python.
+    config: the whole configuration as JSON text, for backends that hand it on to a model.
     """
 
     name: str
@@ -380,6 +398,8 @@ class ModelSpec:
     batch_outputs: tuple[BatchOutput, ...] = ()
     server_inputs: tuple[TensorSpec, ...] = ()
     server_outputs: tuple[TensorSpec, ...] = ()
+    runtime: str = ""
+    config: str = "{}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -389,11 +409,16 @@ class Completion:
     inputs, outputs: all of them; configuration fields that were given must agree and stay.
     max_batch_size: the batch size to use when the configuration gives none; 0 if the model
         cannot batch.
+    dynamic_batching: whether a model whose configuration names no scheduler gets a batcher; None
+        for yes if `max_batch_size` is more than 1.
+    decoupled: the same field of the configuration where that does not say.
     """
 
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     max_batch_size: int = 0
+    dynamic_batching: bool | None = None
+    decoupled: bool = False
 
 
 class Instance(ABC):
@@ -425,6 +450,16 @@ class Instance(ABC):
     @abstractmethod
     def close(self) -> None:
         """Give back what only this instance holds. Must not raise."""
+
+    def trouble(self) -> str:
+        """Why it cannot serve now, for people to read; empty if it can. On the event loop, and
+        quick: it tells what is known and asks nobody."""
+        return ""
+
+    async def unready(self) -> str:
+        """The same, but a model with an opinion of its own is asked. On the event loop; ends within
+        seconds and never raises. Several may ask at once."""
+        return self.trouble()
 
 
 class Responder(ABC):
@@ -461,6 +496,64 @@ class StreamingInstance(Instance):
         """
 
 
+class InstanceState(StrEnum):
+    """Whether a `RemoteInstance` takes work.
+
+    READY: yes.  RESTARTING: soon again; work goes to others, or waits.  DOWN: not soon; work for
+    which there is no other instance fails at once.
+    """
+
+    READY = "READY"
+    RESTARTING = "RESTARTING"
+    DOWN = "DOWN"
+
+
+Done = Callable[[Execution | NaiadError | None], None]
+"""Takes what became of a batch: an Execution, the error of all its requests, or None if it was not
+begun, so that it can run elsewhere or later."""
+
+
+class RemoteInstance(StreamingInstance):
+    """An instance that does its work elsewhere, such as in a process of its own, and keeps no
+    thread of the server waiting meanwhile.
+
+    The server uses `begin`. `execute` and `stream` do the same for a caller on another thread, such
+    as a warm-up, which waits.
+    Concurrency: all but those two, and `close`, belongs to the server's event loop.
+    """
+
+    restarts: int = 0
+    """How often it had to be begun anew because it had died."""
+
+    @property
+    @abstractmethod
+    def state(self) -> InstanceState:
+        """Whether it takes work. See also `trouble`."""
+
+    @property
+    @abstractmethod
+    def window(self) -> int:
+        """How many batches it wants at once, at least 1: what is more than 1 is sent ahead, so that
+        it need not wait for the server between two that take microseconds."""
+
+    @abstractmethod
+    def watch(self, listener: Callable[[], None]) -> None:
+        """Have it called after each change of `state`, once the ends of all work that the change
+        has ended are told."""
+
+    @abstractmethod
+    def begin(
+        self, requests: Sequence[Request], responders: Sequence[Responder], done: Done
+    ) -> None:
+        """Hand over a batch; never blocks and never raises.
+
+        responders: one for each request of a decoupled model, none for others. Then responses go
+            there, and those of the Execution tell only which requests are to be run again.
+        done: called once, on the event loop, maybe before this returns. What was handed over
+            first has its end first. None for an instance that was not READY.
+        """
+
+
 class Model(ABC):
     """One loaded version of a model: what its instances share.
 
@@ -493,6 +586,10 @@ class Backend(ABC):
     def __init__(self, options: Mapping[str, str]) -> None:
         """options: the `--backend-config=<backend>,<key>=<value>` pairs for this backend."""
         self.options = options
+
+    def attach(self, services: "Services") -> None:
+        """Called once, before all else: what the server does for models that ask for it."""
+        self.services = services
 
     def gpus(self) -> Sequence[int]:
         """Numbers of the GPUs that this backend can use here; empty means CPU only."""

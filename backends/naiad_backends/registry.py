@@ -6,6 +6,7 @@ from importlib.metadata import entry_points
 
 from naiad_backends.api import Backend
 from naiad_backends.errors import internal, invalid, unsupported
+from naiad_backends.services import Alone, Services
 
 GROUP = "naiad.backends"
 
@@ -18,6 +19,8 @@ class BackendRegistry:
 
     def __init__(self, options: Mapping[str, Mapping[str, str]] | None = None) -> None:
         """options: backend name -> its `--backend-config` pairs; "" holds those for all."""
+        self.services: Services | None = None
+        """What backends are given; without one each works alone. Set before the first `get`."""
         self._options = options or {}
         self._backends: dict[str, Backend] = {}
         self._lock = threading.Lock()
@@ -60,4 +63,7 @@ class BackendRegistry:
             raise internal(
                 f"entry point '{name}' of {GROUP} leads to {factory!r}, which makes no Backend"
             )
+        if self.services is None:
+            self.services = Alone()
+        backend.attach(self.services)
         return backend

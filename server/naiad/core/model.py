@@ -162,7 +162,7 @@ class ServedModel:
         try:
             response = await self._scheduler.submit(request, batch_size)
         except asyncio.CancelledError:
-            request.cancelled = True
+            request.cancel()
             raise
         self._finish(request, response)
         if sizes and self._padding is not None:
@@ -186,7 +186,7 @@ class ServedModel:
                     yield part
             finally:
                 # However it ends, nobody reads on; a model that still runs may stop.
-                request.cancelled = True
+                request.cancel()
 
     def _finish(self, request: Request, response: Response) -> None:
         """Raises the response's error; else signs it."""

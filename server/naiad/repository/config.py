@@ -4,6 +4,7 @@ Frozen: each stage of completion gives a new one. It remembers where it was read
 mistake names its line. The parsing, the filling in and the rules lie in their own files.
 """
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -305,6 +306,8 @@ class ModelConfig:
             ),
             server_inputs=server_inputs,
             server_outputs=server_outputs,
+            runtime=message.runtime,
+            config=json.dumps(self.to_json()),
         )
 
     def labels(self, folder: Path) -> dict[str, list[bytes]]:

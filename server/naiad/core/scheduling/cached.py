@@ -142,7 +142,7 @@ class Cached:
 
     def _abandon(self, flight: _Flight, arrived: int) -> None:
         """Nobody waits any more."""
-        flight.request.cancelled = True
+        flight.request.cancel()
         flight.task.cancel()
         self._land(flight)
         if not flight.running:
