@@ -72,7 +72,7 @@ class Tensor:
             raise unknown_datatype(datatype)
         count = math.prod(shape)
         if kind.size == 0:
-            return cls(name, datatype, shape, _split_bytes(name, wire, count).reshape(shape), wire)
+            return cls(name, datatype, shape, split_bytes(name, wire, count).reshape(shape), wire)
         size = wire.nbytes if type(wire) is memoryview else len(wire)
         if size != count * kind.size:
             raise invalid(
@@ -107,7 +107,7 @@ class Tensor:
                 array = np.frombuffer(wire, kind.numpy).reshape(self.shape)
             else:
                 count = math.prod(self.shape)
-                array = _split_bytes(self.name, wire, count).reshape(self.shape)
+                array = split_bytes(self.name, wire, count).reshape(self.shape)
             self._array = array
         return array
 
@@ -118,7 +118,7 @@ class Tensor:
         if wire is None:
             array = self.numpy()
             if array.dtype.kind == "O":
-                wire = _join_bytes(array)
+                wire = join_bytes(array)
             elif array.size == 0:
                 wire = b""
             else:
@@ -149,8 +149,11 @@ def unknown_datatype(datatype: str, field: str = "") -> NaiadError:
     )
 
 
-def _split_bytes(name: str, wire: Buffer, count: int) -> Array:
-    """Decode `count` length-prefixed elements that must use up the buffer exactly."""
+def split_bytes(name: str, wire: Buffer, count: int) -> Array:
+    """Decode `count` length-prefixed elements that must use up the buffer exactly.
+
+    Returns an object array of shape [count]. Raises INVALID_ARG, with the tensor's name.
+    """
     data = bytes(wire)
     if count * 4 > len(data):
         raise invalid(
@@ -179,7 +182,8 @@ def _split_bytes(name: str, wire: Buffer, count: int) -> Array:
     return array
 
 
-def _join_bytes(array: Array) -> bytes:
+def join_bytes(array: Array) -> bytes:
+    """The elements of an array of `bytes`, each behind its length as 4 bytes, little-endian."""
     parts: list[bytes] = []
     for element in array.ravel():
         parts += (_LENGTH.pack(len(element)), element)

@@ -1,0 +1,1 @@
+"""Triton's `python` backend: models that are a `model.py`, run in processes of their own."""
