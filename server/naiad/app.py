@@ -56,6 +56,7 @@ class Server:
                 thread_count=settings.model_load_thread_count,
                 latencies=settings.latency_options(),
                 cache=self._cache,
+                readiness=settings.model_readiness,
             ),
             settings.limiter(),
         )

@@ -14,6 +14,7 @@ from naiad.core.cache import options as cache
 from naiad.core.latencies import LatencyOptions
 from naiad.core.lifecycle import ControlMode
 from naiad.core.log import LogFormat, LogSettings
+from naiad.core.readiness import ModelReadiness
 from naiad.core.scheduling.limiter import Limiter, pool_sizes
 from naiad.core.tracesettings import TraceSettings, read_options
 from naiad.grpc.options import LARGEST, MOST_MS, Effort, GrpcOptions, KeepaliveOptions
@@ -73,6 +74,10 @@ class Settings:
     )
     strict_readiness: bool = field(
         default=True, metadata=_help("Ready means that every model is ready.")
+    )
+    model_readiness: ModelReadiness = field(
+        default=ModelReadiness.ALL,
+        metadata=_help("A model is ready if all of its instances are, or if any is."),
     )
     exit_on_error: bool = field(
         default=True, metadata=_help("End the server if a model fails to load at start.")

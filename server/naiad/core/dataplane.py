@@ -163,16 +163,21 @@ class DataPlane:
         """True until the server shuts down."""
         return not self.stopping
 
-    def ready(self) -> bool:
+    async def ready(self) -> bool:
         """True when the start-up loads are done and, if strict, every model is ready."""
-        return (
-            self.started and not self.stopping and (not self._strict or self._registry.all_ready())
-        )
+        if not self.started or self.stopping:
+            return False
+        every = not self._strict or await self._registry.all_ready()
+        # The answer may have taken its time.
+        return every and not self.stopping
 
-    def model_ready(self, name: str, version: str = "") -> bool:
-        """True; a model that is unknown or not ready raises."""
-        self._registry.find(name, version)
-        return True
+    async def model_ready(self, name: str, version: str = "") -> bool:
+        """Whether a model that takes requests can serve them; one that takes none raises."""
+        return not await self.unready(name, version)
+
+    async def unready(self, name: str, version: str = "") -> str:
+        """The same as the reason why it cannot, empty if it can."""
+        return await self._registry.find(name, version).readiness.unready()
 
     def spec(self, name: str, version: str = "") -> ModelSpec:
         """The inputs, outputs and batching of a model that takes requests."""

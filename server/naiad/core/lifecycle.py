@@ -20,6 +20,7 @@ from naiad.core.cache.store import Store
 from naiad.core.latencies import DEFAULT_LATENCIES, LatencyOptions
 from naiad.core.loading import Exchange
 from naiad.core.model import ServedModel
+from naiad.core.readiness import ModelReadiness
 from naiad.core.registry import UNLOADED, Registry, State
 from naiad.core.scheduling.gate import Gate
 from naiad.core.scheduling.limiter import Limiter, Seat
@@ -50,6 +51,7 @@ class LoadOptions:
 
     latencies: which of them the models keep for metrics.
     cache: where models that want it keep their answers.
+    readiness: how many instances of a model have to be fine for it to count as ready.
     """
 
     control_mode: ControlMode = ControlMode.NONE
@@ -58,6 +60,7 @@ class LoadOptions:
     thread_count: int = 4
     latencies: LatencyOptions = DEFAULT_LATENCIES
     cache: Store | None = None
+    readiness: ModelReadiness = ModelReadiness.ALL
 
 
 @dataclass(frozen=True, slots=True)
@@ -378,13 +381,14 @@ class Lifecycle:
         return _Change(apply, undo)
 
     async def _load_version(self, plan: _Plan, upload: Upload | None) -> _Change:
-        gate = None
+        gate, options = None, self._options
         if self._limiter is not None:
             with _placing(plan.config):
                 gate = Gate(self._limiter, plan.config.instances())
         try:
-            cache = self._options.cache
-            load = partial(loading.load, plan.backend, plan.config, plan.spec, upload, cache)
+            load = partial(
+                loading.load, plan.backend, plan.config, plan.spec, upload, options.cache
+            )
             loaded = await self._in_thread(load)
         except BaseException:
             if gate is not None:
@@ -392,7 +396,7 @@ class Lifecycle:
             raise
 
         def apply() -> None:
-            served = ServedModel(loaded, self._options.latencies, gate)
+            served = ServedModel(loaded, options.latencies, gate, options.readiness)
             self._files[served] = plan.files
             self._publish(served)
 

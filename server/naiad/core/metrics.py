@@ -119,6 +119,8 @@ class Metrics:
             yield from _summaries(models, self._latencies.quantiles)
         if any(served.cached for served, _ in models):
             yield from self._cache([(m, labels) for m, labels in models if m.cached])
+        if any(served.readiness.remote for served, _ in models):
+            yield from self._instances([(m, labels) for m, labels in models if m.readiness.remote])
         yield _family(
             "nv_inference_pending_request_count",
             "Requests that wait for an instance, by model",
@@ -130,6 +132,27 @@ class Metrics:
             "Seconds that the load of the model took",
             "gauge",
             [(labels, served.load_seconds) for served, labels in models],
+        )
+
+    def _instances(self, models: _Models) -> Iterator[Metric]:
+        """Families of models whose instances may die alone; Triton has none of these."""
+        yield _family(
+            "naiad_instances",
+            "Instances that the model should have",
+            "gauge",
+            [(labels, served.readiness.count) for served, labels in models],
+        )
+        yield _family(
+            "naiad_instances_ready",
+            "Instances that can serve now",
+            "gauge",
+            [(labels, served.readiness.live) for served, labels in models],
+        )
+        yield _family(
+            "naiad_instance_restarts",
+            "How often instances were begun anew because they had died",
+            "counter",
+            [(labels, served.readiness.restarts) for served, labels in models],
         )
 
     def _cache(self, models: _Models) -> Iterator[Metric]:
@@ -292,4 +315,4 @@ def _text(families: Sequence[Metric]) -> bytes:
     return _SUFFIXED.sub(rb"\1 ", generate_latest(_Families(families)))
 
 
-_SUFFIXED = re.compile(rb"^(# (?:HELP|TYPE) nv_\w+)_total ", re.MULTILINE)
+_SUFFIXED = re.compile(rb"^(# (?:HELP|TYPE) (?:nv|naiad)_\w+)_total ", re.MULTILINE)

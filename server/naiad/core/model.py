@@ -11,6 +11,7 @@ from naiad.core.classification import classify
 from naiad.core.latencies import DEFAULT_LATENCIES, Histograms, LatencyOptions, Summaries
 from naiad.core.loading import Exchange, LoadedModel, exchange
 from naiad.core.padding import Padding
+from naiad.core.readiness import ModelReadiness, Readiness
 from naiad.core.responses import Part
 from naiad.core.scheduling.cached import Cached
 from naiad.core.scheduling.decoupled import Decoupled
@@ -81,9 +82,11 @@ class ServedModel:
         loaded: LoadedModel,
         latencies: LatencyOptions = DEFAULT_LATENCIES,
         gate: Gate | None = None,
+        readiness: ModelReadiness = ModelReadiness.ALL,
     ) -> None:
         """latencies: which of them are kept for metrics.
-        gate: the instances' places at the rate limiter, if there is one."""
+        gate: the instances' places at the rate limiter, if there is one.
+        readiness: how many instances have to be fine for it to count as ready."""
         self.name = loaded.spec.name
         self.version = str(loaded.spec.version)
         self.config = loaded.config
@@ -105,6 +108,8 @@ class ServedModel:
         self.sequences = scheduler if isinstance(scheduler, Sequenced) else None
         """Its sequences; None if its requests do not belong together."""
         self._resizable = None if isinstance(scheduler, Sequenced) else scheduler
+        title = f"model '{self.name}' version {self.version}"
+        self.readiness = Readiness(title, readiness, _names(loaded))
         self._parting: set[asyncio.Task[None]] = set()
 
     def exchange(self, config: ModelConfig, spec: ModelSpec) -> Exchange | None:
@@ -128,13 +133,21 @@ class ServedModel:
         self._loaded = replace(
             self._loaded, config=change.config, spec=change.spec, instances=instances
         )
+        self.readiness.exchange(_names(self._loaded))
         if self.gate is not None:
             self.gate.add(seats)
         if self._resizable is not None:
             ending = self._resizable.resize(fresh, change.removed)
-            task = asyncio.get_running_loop().create_task(_part(ending, change.removed))
+            task = asyncio.get_running_loop().create_task(self._part(ending, change.removed))
             self._parting.add(task)
             task.add_done_callback(self._parting.discard)
+
+    async def _part(self, ending: Coroutine[None, None, None], removed: Sequence[Instance]) -> None:
+        """Close instances when they have finished."""
+        await ending
+        await self.readiness.unasked(removed)
+        for instance in removed:
+            await asyncio.to_thread(instance.close)
 
     @property
     def pending(self) -> int:
@@ -234,8 +247,10 @@ class ServedModel:
     async def retire(self) -> None:
         """Wait for requests that are still running and sequences that go on, then end the threads.
         The framework's objects are closed by `close`, off the event loop."""
+        self.readiness.end()
         await self._scheduler.drained()
         await self._scheduler.stop()
+        await self.readiness.unasked(self._loaded.instances)
         await asyncio.gather(*self._parting)
         if self.gate is not None:
             self.gate.close()
@@ -245,8 +260,6 @@ class ServedModel:
         self._loaded.close()
 
 
-async def _part(ending: Coroutine[None, None, None], removed: Sequence[Instance]) -> None:
-    """Close instances when they have finished."""
-    await ending
-    for instance in removed:
-        await asyncio.to_thread(instance.close)
+def _names(loaded: LoadedModel) -> dict[Instance, str]:
+    places = zip(loaded.instances, loaded.spec.placements, strict=True)
+    return {instance: place.name for instance, place in places}

@@ -3,6 +3,7 @@
 Lives on the event loop. It knows nothing of loading: `lifecycle` tells it what happened.
 """
 
+import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -170,9 +171,16 @@ class Registry:
         """The state of a version that is known."""
         return self._models[name].versions[version].state
 
-    def all_ready(self) -> bool:
-        """True when every version is READY or was unloaded on purpose, and no model is down
-        because its load failed."""
+    async def all_ready(self) -> bool:
+        """True when every version is READY or was unloaded on purpose, no model is down because its
+        load failed, and those that serve say that they are ready."""
+        if not self._all_serve():
+            return False
+        served = [v.model for record in self._models.values() for v in record.versions.values()]
+        asked = [model.readiness.unready() for model in served if model is not None]
+        return not any(await asyncio.gather(*asked))
+
+    def _all_serve(self) -> bool:
         return all(
             (not record.failure or record.default is not None)
             and all(
@@ -183,17 +191,15 @@ class Registry:
 
     def index(self, name: str) -> list[IndexEntry]:
         """The index lines of one model, versions ascending. A version that went on serving when
-        a reload failed is READY with that failure as its reason."""
+        a reload failed is READY with that failure as its reason, and so is one that has lost some
+        of its instances; one that has lost all is UNAVAILABLE."""
         record = self._models.get(name)
         if record is None:
             return [IndexEntry(name)]
         if not record.versions:
             state = State.UNAVAILABLE if record.failure else None
             return [IndexEntry(name, "", state, record.failure)]
-        return [
-            IndexEntry(name, v, e.state, e.reason or (record.failure if e.model else ""))
-            for v, e in record.versions.items()
-        ]
+        return [_entry(name, v, e, record.failure) for v, e in record.versions.items()]
 
     def mark(self, name: str, version: str, state: State, reason: str = "") -> None:
         """Note the state of a version that does not serve."""
@@ -219,6 +225,7 @@ class Registry:
     def publish(self, model: ServedModel) -> ServedModel | None:
         """Let a version take requests from now on; returns the one that it replaces."""
         record = self._models.setdefault(model.name, ModelRecord())
+        model.readiness.listener = self.tell
         old = record.versions.get(model.version)
         record.versions[model.version] = VersionRecord(State.READY, "", model)
         self._arrange(record)
@@ -248,6 +255,15 @@ class Registry:
         ready = [v.model for v in record.versions.values() if v.model is not None]
         record.default = ready[-1] if ready else None
         self.tell()
+
+
+def _entry(name: str, version: str, entry: VersionRecord, failure: str) -> IndexEntry:
+    if entry.model is None:
+        return IndexEntry(name, version, entry.state, entry.reason)
+    readiness = entry.model.readiness
+    state = entry.state if readiness.live else State.UNAVAILABLE
+    reasons = [*readiness.troubles, *((failure,) if failure else ())]
+    return IndexEntry(name, version, state, "; ".join(reasons))
 
 
 def _version_number(version: str) -> str:

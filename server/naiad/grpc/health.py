@@ -1,6 +1,7 @@
 """The standard health service, grpc.health.v1: of the server, or of the model that is named."""
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Sequence
 
 from naiad.core.dataplane import DataPlane
@@ -13,6 +14,9 @@ from naiad_proto.health import (
     HealthCheckResponse,
     ServingStatus,
 )
+
+LOOK_S = 5.0
+"""How often a Watch looks on its own: a model that changes its mind tells nobody."""
 
 
 class HealthService:
@@ -58,7 +62,10 @@ class HealthService:
             if status is not last:
                 await caller.write(_response(status))
                 last = status
-            await changed.wait()
+            pause = None if status is ServingStatus.SERVICE_UNKNOWN else LOOK_S
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(pause):
+                    await changed.wait()
 
     def _wake(self) -> None:
         for changed in self._watchers:
@@ -66,9 +73,9 @@ class HealthService:
 
     async def _status(self, service: str) -> ServingStatus:
         if not service:
-            return _serving(self._data_plane.ready())
+            return _serving(await self._data_plane.ready())
         try:
-            return _serving(self._data_plane.model_ready(service))
+            return _serving(await self._data_plane.model_ready(service))
         except NaiadError:
             known = any(entry.name == service for entry in await self._data_plane.index())
             return ServingStatus.NOT_SERVING if known else ServingStatus.SERVICE_UNKNOWN

@@ -202,11 +202,11 @@ class InferenceService:
         return pb.ServerLiveResponse(live=self._data_plane.live())
 
     async def _ready(self, _: pb.ServerReadyRequest) -> pb.ServerReadyResponse:
-        return pb.ServerReadyResponse(ready=self._data_plane.ready())
+        return pb.ServerReadyResponse(ready=await self._data_plane.ready())
 
     async def _model_ready(self, message: pb.ModelReadyRequest) -> pb.ModelReadyResponse:
         return pb.ModelReadyResponse(
-            ready=self._data_plane.model_ready(message.name, message.version)
+            ready=await self._data_plane.model_ready(message.name, message.version)
         )
 
     async def _server_metadata(self, _: pb.ServerMetadataRequest) -> pb.ServerMetadataResponse:

@@ -44,6 +44,13 @@ class WrongEncoding(NaiadError):
         )
 
 
+class NotReady(NaiadError):
+    """The model takes requests, but does not count as ready (400)."""
+
+    def __init__(self, model: str, reason: str) -> None:
+        super().__init__(Code.UNAVAILABLE, f"model '{model}' is not ready: {reason}")
+
+
 def body(error: NaiadError) -> bytes:
     """The error as a JSON object."""
     parts = {"error": str(error), "code": error.code.value}
@@ -65,6 +72,8 @@ def answer(error: NaiadError) -> Answer:
         headers = {"Retry-After": str(error.retry_after_s)}
     elif isinstance(error, Restricted):
         status = 403
+    elif isinstance(error, NotReady):
+        status = 400
     return Answer([body(error)], status=status, headers=headers)
 
 

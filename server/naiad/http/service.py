@@ -199,7 +199,7 @@ class HttpService:
         return _json({"live": live}, 200 if live else 503)
 
     async def _ready(self, call: Call) -> Answer:
-        ready = self._dataplane.ready()
+        ready = await self._dataplane.ready()
         return _json({"ready": ready}, 200 if ready else 503 if self._dataplane.stopping else 400)
 
     async def _server_metadata(self, call: Call) -> Answer:
@@ -213,7 +213,10 @@ class HttpService:
 
     async def _model_ready(self, call: Call) -> Answer:
         model, version = _model(call)
-        return _json({"name": model, "ready": self._dataplane.model_ready(model, version)})
+        reason = await self._dataplane.unready(model, version)
+        if reason:
+            raise errors.NotReady(model, reason)
+        return _json({"name": model, "ready": True})
 
     async def _model_config(self, call: Call) -> Answer:
         return _json(self._dataplane.model_config(*_model(call)).to_json())
