@@ -47,7 +47,7 @@ class Server:
         self._cache = None if cache is None else open_store(cache)
         self.lifecycle = Lifecycle(
             Repositories([Path(folder) for folder in settings.model_repository]),
-            BackendRegistry(settings.backend_options()),
+            BackendRegistry(settings.backend_options(), settings.backend_folder()),
             registry,
             LoadOptions(
                 control_mode=settings.model_control_mode,

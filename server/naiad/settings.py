@@ -21,6 +21,9 @@ from naiad.grpc.options import LARGEST, MOST_MS, Effort, GrpcOptions, KeepaliveO
 from naiad.tls import Tls, choose
 from naiad_backends.errors import invalid
 
+TRITON_BACKENDS = "/opt/tritonserver/backends"
+"""Where Triton's containers have their backends."""
+
 
 class RateLimit(StrEnum):
     """What has a say in when an idle instance runs."""
@@ -90,6 +93,10 @@ class Settings:
         metadata=_help(
             "<backend>,<key>=<value>; without <backend>, for all of them; repeat for several."
         ),
+    )
+    backend_directory: str = field(
+        default=TRITON_BACKENDS,
+        metadata=_help("Folder of backends written in Python, each a folder with its model.py."),
     )
     rate_limit: RateLimit = field(
         default=RateLimit.OFF,
@@ -327,11 +334,12 @@ class Settings:
         return GrpcOptions(keepalive, most, self.grpc_infer_response_compression_level)
 
     def backend_options(self) -> dict[str, dict[str, str]]:
-        """`backend_config` as backend -> key -> value; "" holds what is for all backends.
+        """`backend_config` as backend -> key -> value; "" holds what is for all backends, among it
+        `cache-folder`, where they may keep files from one start to the next.
 
         Raises INVALID_ARG for an entry of another form.
         """
-        options: dict[str, dict[str, str]] = {}
+        options = {"": {"cache-folder": str(cache_folder())}}
         for entry in self.backend_config:
             target, equals, value = entry.partition("=")
             backend, comma, key = target.rpartition(",")
@@ -342,6 +350,20 @@ class Settings:
                 )
             options.setdefault(backend, {})[key] = value
         return options
+
+    def backend_folder(self) -> Path | None:
+        """`backend_directory`, None if it is left at its default and is not there. Raises
+        INVALID_ARG."""
+        folder = Path(self.backend_directory)
+        if self.backend_directory and folder.is_dir():
+            return folder
+        if self.backend_directory in ("", TRITON_BACKENDS):
+            return None
+        raise invalid(
+            f"'{folder}' is not a folder",
+            field="--backend-directory",
+            hint="name the folder that holds a folder for each backend",
+        )
 
 
 def _number(option: str, value: int, least: int = 0, most: int = MOST_MS) -> int:

@@ -89,6 +89,12 @@ def test_check_of_one_model(broken: Path) -> None:
     assert 'name: "x"' in done.stdout
 
 
+def test_check_of_a_backend_directory_that_is_none(broken: Path) -> None:
+    done = run("check", broken, "--backend-directory=/nowhere")
+    assert done.returncode == 1
+    assert "--backend-directory: '/nowhere' is not a folder" in done.stderr
+
+
 # -- naiad serve, when it cannot
 
 
@@ -99,6 +105,7 @@ def test_check_of_one_model(broken: Path) -> None:
         (["--model-repository=/nowhere"], 1, "'/nowhere' does not exist"),
         (["--model-repository=.", "--http-port=x"], 2, "--http-port"),
         (["--model-repository=.", "--backend-config=x"], 1, "--backend-config"),
+        (["--model-repository=.", "--backend-directory=/nowhere"], 1, "'/nowhere' is not a folder"),
         (["--model-repository=.", "--http-header-forward-pattern=("], 1, "not a regular"),
         (["--model-repository=.", "--grpc-header-forward-pattern=("], 1, "not a regular"),
         (["--model-repository=.", "--metrics-config=latencies=true"], 1, "counter_latencies"),

@@ -72,7 +72,8 @@ def serve(**options: Any) -> None:
 @main.command()
 @click.argument("paths", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--model-config-name", default="", help="As for serve.")
-def check(paths: Sequence[Path], model_config_name: str) -> None:
+@click.option("--backend-directory", default=Settings.backend_directory, help="As for serve.")
+def check(paths: Sequence[Path], model_config_name: str, backend_directory: str) -> None:
     """Explain every mistake in repositories or single models, and complete their configurations.
 
     Exit code 1 if there is any mistake.
@@ -80,7 +81,9 @@ def check(paths: Sequence[Path], model_config_name: str) -> None:
     from naiad.repository import check as checker
     from naiad_backends.registry import BackendRegistry
 
-    reports = checker.check(paths, BackendRegistry(), config_name=model_config_name)
+    settings = Settings(backend_directory=backend_directory)
+    backends = BackendRegistry(settings.backend_options(), settings.backend_folder())
+    reports = checker.check(paths, backends, config_name=model_config_name)
     click.echo(checker.render(reports), nl=False)
     sys.exit(any(report.mistakes for report in reports))
 

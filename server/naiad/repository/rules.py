@@ -109,6 +109,10 @@ def _files(config: pb.ModelConfig, facts: Facts) -> Iterator[Mistake]:
             yield Mistake(path, f"'{filename}' leaves the version folder", "name a file in it")
         elif filename:
             yield from _missing(path, filename, facts)
+    if leaves(config.runtime):
+        yield Mistake(
+            "runtime", f"'{config.runtime}' leaves the backend's folder", "name a file in it"
+        )
 
 
 def _missing(path: str, filename: str, facts: Facts) -> Iterator[Mistake]:

@@ -28,7 +28,6 @@ _IGNORED = {
     "sequence_batching.state.use_growable_memory": "each step has memory of its own",
     "model_operations.op_library_filename": "no operator library is loaded",
     "cc_model_filenames": "the default file runs on every GPU",
-    "runtime": "the backend chooses its own",
 }
 
 _IGNORED_OF_DECOUPLED = {
@@ -51,6 +50,7 @@ def ignored(message: pb.ModelConfig) -> list[Mistake]:
             *_found(message, _IGNORED, ""),
             *_unknown_histograms(message),
             *_of_decoupled(message),
+            *_library(message),
         )
     ]
 
@@ -58,6 +58,11 @@ def ignored(message: pb.ModelConfig) -> list[Mistake]:
 def _of_decoupled(message: pb.ModelConfig) -> Iterator[Mistake]:
     if message.model_transaction_policy.decoupled:
         yield from _found(message, _IGNORED_OF_DECOUPLED, "")
+
+
+def _library(message: pb.ModelConfig) -> Iterator[Mistake]:
+    if message.runtime and not message.runtime.endswith(".py"):
+        yield Mistake("runtime", "only backends written in Python have a file that is chosen")
 
 
 def _unknown_histograms(message: pb.ModelConfig) -> Iterator[Mistake]:

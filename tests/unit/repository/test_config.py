@@ -429,6 +429,7 @@ def test_refused_and_ignored(read: Read) -> None:
     config = read("\ndynamic_batching { }\nresponse_cache { }\nruntime: 'r'")
     assert config.refused() is None
     assert [text.split(":")[0] for text in config.ignored()] == ["runtime"]
+    assert read("\nruntime: 'model.py'").ignored() == []
     ensemble = read("\nensemble_scheduling { }").refused()
     assert ensemble is not None
     assert (ensemble.code, ensemble.field) == (Code.UNSUPPORTED, "config.pbtxt:2")

@@ -100,6 +100,8 @@ def test_good_configurations(text: str, facts: Facts) -> None:
         (BARE + "default_model_filename: '/etc/passwd'", "default_model_filename"),
         (BARE + "default_model_filename: 'C:\\\\x'", "default_model_filename"),
         (BARE + "default_model_filename: '\\\\x'", "default_model_filename"),
+        (BARE + "runtime: '../other/model.py'", "runtime"),
+        (BARE + "runtime: '/etc/model.py'", "runtime"),
         (
             BARE + "cc_model_filenames { key: '8.0' value: '..' }",
             'cc_model_filenames["8.0"]',
