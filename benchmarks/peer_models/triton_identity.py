@@ -1,6 +1,6 @@
 """Runs inside Triton's Python backend: OUTPUT0 is INPUT0."""
 
-import triton_python_backend_utils as pb_utils  # type: ignore[import-not-found]  # Triton's own
+import triton_python_backend_utils as pb_utils
 
 
 class TritonPythonModel:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import onnxruntime as ort
-import triton_python_backend_utils as pb_utils  # type: ignore[import-not-found]  # Triton's own
+import triton_python_backend_utils as pb_utils
 
 
 class TritonPythonModel:

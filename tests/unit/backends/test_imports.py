@@ -13,6 +13,7 @@ import pytest
         ("naiad_backends.registry", ["onnxruntime", "pytest"]),
         ("naiad_backends.identity.backend", ["onnxruntime", "pytest"]),
         ("naiad_backends.onnx.backend", ["onnx", "torch", "pytest"]),
+        ("naiad_backends.python.runtime.pb_utils", ["naiad", "google", "aiohttp", "torch"]),
     ],
 )
 def test_imports_are_few(module: str, absent: list[str]) -> None:
