@@ -1,4 +1,4 @@
-"""The `naiad` command: serve, check, fetch."""
+"""The `naiad` command: serve, check, fetch, init."""
 
 from naiad.cli.main import main
 

@@ -115,3 +115,29 @@ def fetch(models: Sequence[str], source: Path, into: Path | None, cache: Path | 
     target = into or cache / "examples"
     assemble(source, target, cache, models, echo=lambda text: click.echo(text, err=True))
     click.echo(target)
+
+
+@main.group()
+def init() -> None:
+    """Begin something new."""
+
+
+@init.command("model")
+@click.argument("name")
+@click.option(
+    "--model-repository",
+    type=click.Path(path_type=Path),
+    default="models",
+    show_default=True,
+    help="Folder of models to put it into; made if it is not there.",
+)
+@click.option("--decoupled", is_flag=True, help="Many responses to a request, one after the other.")
+@click.option("--force", is_flag=True, help="Write over files that are there.")
+def init_model(name: str, model_repository: Path, decoupled: bool, force: bool) -> None:
+    """Write the beginnings of a model in Python, with comments: NAME/config.pbtxt and
+    NAME/1/model.py."""
+    from naiad.cli.starter import next_steps, write_model
+
+    for path in write_model(name, model_repository, decoupled, force):
+        click.echo(f"wrote {path}")
+    click.echo(f"\n{next_steps(name, model_repository, decoupled)}")
