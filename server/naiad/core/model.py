@@ -26,6 +26,7 @@ from naiad.core.scheduling.sequence import Sequenced
 from naiad.core.scheduling.shapes import batch_key
 from naiad.core.stats import ModelStatistics
 from naiad.repository.config import ModelConfig
+from naiad.repository.scheduling import DynamicBatching
 from naiad_backends.api import (
     Instance,
     ModelSpec,
@@ -45,33 +46,20 @@ def _scheduler(
     """The scheduler that the configuration asks for, without a cache."""
     spec, batching = loaded.spec, loaded.config.dynamic_batching()
     name = f"{spec.name}/{spec.version}"
+    largest, key = spec.max_batch_size or 1, batch_key(spec)
+    delay = batching.delay_ns if batching is not None else 0
+    patience = AdaptivePatience() if delay is None else FixedPatience(delay)
     if spec.decoupled:
-        return Decoupled(name, loaded.instances, stats, gate, batching)
+        return Decoupled(name, loaded.instances, stats, gate, batching, largest, key, patience)
     sequences = loaded.config.sequence_batching()
     if sequences is not None:
-        return Sequenced(
-            name,
-            loaded.instances,
-            stats,
-            sequences,
-            spec.max_batch_size or 1,
-            batch_key(spec),
-            Feed(sequences, spec, loaded.initial_states),
-            gate,
-        )
+        feed = Feed(sequences, spec, loaded.initial_states)
+        return Sequenced(name, loaded.instances, stats, sequences, largest, key, feed, gate)
+    if batching is None and gate is None:
+        return Direct(name, loaded.instances, stats)
     if batching is None:
-        return Direct(name, loaded.instances, stats, gate)
-    delay = batching.delay_ns
-    return Dynamic(
-        name,
-        loaded.instances,
-        stats,
-        batching,
-        spec.max_batch_size or 1,
-        batch_key(spec),
-        AdaptivePatience() if delay is None else FixedPatience(delay),
-        gate,
-    )
+        batching, largest = DynamicBatching(), 1
+    return Dynamic(name, loaded.instances, stats, batching, largest, key, patience, gate)
 
 
 class ServedModel:

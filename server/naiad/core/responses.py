@@ -5,6 +5,7 @@ hear of it; what is sent after that goes nowhere.
 """
 
 import asyncio
+import threading
 import time
 from collections import deque
 from collections.abc import AsyncGenerator, Callable
@@ -31,6 +32,7 @@ class ResponseStream(Responder):
     def __init__(self, arrived: Callable[["ResponseStream", Part], None]) -> None:
         """arrived: called on the loop for every part, wanted or not."""
         self._loop = asyncio.get_running_loop()
+        self._home = threading.get_ident()
         self._on_part = arrived
         self._sent: deque[Part] = deque()
         self._parts: deque[Part] = deque()
@@ -47,7 +49,10 @@ class ResponseStream(Responder):
             raise internal("neither a response nor the final word was sent")
         self._finished = final
         self._sent.append(Part(response, final, time.perf_counter_ns()))
-        self._loop.call_soon_threadsafe(self._collect)
+        if threading.get_ident() == self._home:
+            self._collect()
+        else:
+            self._loop.call_soon_threadsafe(self._collect)
 
     @property
     def cancelled(self) -> bool:

@@ -44,7 +44,7 @@ def warmer(spec: ModelSpec, warmups: Sequence[Warmup]) -> Callable[[Instance], N
             for _ in range(warmup.count):
                 requests = [_request(spec, tensors) for _ in range(warmup.batch_size)]
                 try:
-                    _execute(instance, requests)
+                    _execute(spec, instance, requests)
                 except NaiadError as error:
                     raise _failure(warmup, error) from error
                 except Exception as error:
@@ -65,9 +65,9 @@ def _request(spec: ModelSpec, tensors: Sequence[Tensor]) -> Request:
     return Request(spec.name, str(spec.version), inputs=inputs)
 
 
-def _execute(instance: Instance, requests: Sequence[Request]) -> None:
+def _execute(spec: ModelSpec, instance: Instance, requests: Sequence[Request]) -> None:
     """Run requests, all at once if the model can. Raises what one of them ended with."""
-    if isinstance(instance, StreamingInstance):
+    if spec.decoupled and isinstance(instance, StreamingInstance):
         for request in requests:
             listener = _Listener()
             instance.stream(request, listener)

@@ -172,6 +172,7 @@ def decoupled(delays: int) -> str:
 
 
 def test_a_decoupled_model_is_warm_after_its_last_response() -> None:
-    warm(repeat_model(), decoupled(3), PLAIN)
+    spec = ModelSpec("m", 1, Path(), decoupled=True)
+    warm(repeat_model(), decoupled(3), spec)
     with pytest.raises(NaiadError, match="warm-up 'w' failed: DELAY has 2 elements, IN 3"):
-        warm(repeat_model(), decoupled(2), PLAIN)
+        warm(repeat_model(), decoupled(2), spec)

@@ -1,74 +1,109 @@
-"""The scheduler of decoupled models: each request alone, with any number of responses.
+"""The scheduler of decoupled models: any number of responses to each request.
 
-An instance is free again when its `stream` returns; a request has ended with its final word, which
-may come later. Both are counted, and a version drains only when every request has ended.
+A request runs alone, but on instances elsewhere in batches, if the configuration has a batcher. An
+instance is free again when it says so; a request has ended with its final word, which may come
+before or later. Both are counted, and a version drains only when every request has ended.
 """
 
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator, Collection, Coroutine, Iterable, Sequence
+from collections.abc import AsyncGenerator, Callable, Collection, Coroutine, Hashable, Sequence
 
 from naiad.core.responses import Part, ResponseStream
+from naiad.core.scheduling.batch import Batch, Job, failure, not_iterative
 from naiad.core.scheduling.gate import Gate
 from naiad.core.scheduling.instances import SharedWorkers, all_ended, exchanged
-from naiad.core.scheduling.policed import Placed, PolicedLine
+from naiad.core.scheduling.line import Line
+from naiad.core.scheduling.patience import FixedPatience, Patience
 from naiad.core.scheduling.queue import QueueFull, TimedOut
+from naiad.core.scheduling.remote import RemoteWorkers, elsewhere
 from naiad.core.stats import Failure, ModelStatistics, Phases
 from naiad.core.trace import executed, responded
 from naiad.repository.scheduling import DynamicBatching
-from naiad_backends.api import Instance, Request, Response, StreamingInstance
+from naiad_backends.api import Instance, Request, Responder, Response, StreamingInstance
 from naiad_backends.errors import NaiadError, internal, unsupported
 
 logger = logging.getLogger(__name__)
 
 
-class _Job(Placed):
+class _Job(Job):
     """One request.
 
-    started, first, before: when it began, responded first and last, by `time.perf_counter_ns()`;
-        0 for not yet. `before` begins with the arrival.
+    batch: what it runs in, once it does.
+    first, before: when it responded first and last, by `time.perf_counter_ns()`; 0 for not yet.
+        `before` begins with the arrival.
     """
 
-    __slots__ = ("before", "failure", "first", "responses", "started", "stream")
+    __slots__ = ("batch", "before", "failure", "first", "responses", "stream")
 
-    def __init__(self, request: Request, size: int, now: int, stream: ResponseStream) -> None:
-        super().__init__(request, size, now)
+    def __init__(self, request: Request, size: int, key: Hashable, stream: ResponseStream) -> None:
+        super().__init__(request, size, key)
         self.stream = stream
-        self.started = 0
+        self.batch: Batch[_Job] | None = None
         self.first = 0
-        self.before = now
+        self.before = self.arrived
         self.failure: Failure | None = None
         self.responses = 0
 
+    @property
+    def abandoned(self) -> bool:
+        return self.stream.cancelled
+
+    @property
+    def responder(self) -> Responder:
+        return self.stream
+
+    @property
+    def started(self) -> int:
+        """When its instance came to it; 0 for not yet."""
+        return 0 if self.batch is None else self.batch.started
+
+    def answer(self, response: Response, phases: Phases | None = None) -> None:
+        """The instance is free of it: `response` is none of its own, unless that is an error."""
+        self.response = response
+        if response.error is not None:
+            self.stream.fail(response.error)
+        elif response.reschedule:
+            self.stream.fail(not_iterative())
+
 
 class Decoupled:
-    """Runs a model version's streaming instances, each on a thread or, if quick, on the loop."""
+    """Runs a model version's streaming instances: elsewhere, on threads or, if quick, here."""
 
     def __init__(
         self,
         name: str,
-        loaded: Sequence[Instance],
+        instances: Sequence[Instance],
         stats: ModelStatistics,
         gate: Gate | None = None,
         batching: DynamicBatching | None = None,
+        largest: int = 1,
+        key: Callable[[Request], Hashable] = lambda request: None,
+        patience: Patience | None = None,
     ) -> None:
-        """loaded: all of them streaming instances.  gate: of the rate limiter, if there is one.
-        batching: queue policies and priorities, if there are any; requests are not batched."""
-        instances = _streaming(loaded)
+        """instances: all of them streaming.  gate: of the rate limiter, if there is one.
+        batching: queue policies and priorities, if there are any.
+        largest, key, patience: of batches, for instances that are elsewhere; others get one request
+            at a time."""
         self._stats = stats
+        self._key = key
+        self._patience = patience or FixedPatience(0)
         self._jobs: dict[ResponseStream, _Job] = {}
         self._idle = asyncio.Event()
         self._idle.set()
-        self._inline: StreamingInstance | None = None
+        self._inline: Instance | None = None
         self._quick = instances
-        self._workers: SharedWorkers[StreamingInstance, _Job] | None = None
-        self._policed: PolicedLine[StreamingInstance, _Job] | None = None
+        self._workers: SharedWorkers[Instance, Batch[_Job]] | RemoteWorkers[_Job] | None = None
+        self._line: Line[Instance, _Job] | None = None
         if batching is not None or gate is not None:
             policies = batching or DynamicBatching()
-            self._policed = PolicedLine(name, instances, _run, self._late, policies, gate)
+            size = largest if batching is not None and elsewhere(instances) else 1
+            self._line = Line(name, instances, _run, self, policies, size, self._patience, gate)
+        elif elsewhere(instances):
+            self._workers = RemoteWorkers(instances, self.finished)
         elif any(one.blocking for one in instances):
-            self._workers = SharedWorkers(name, instances, _run, lambda job: None)
+            self._workers = SharedWorkers(name, instances, _run, self.finished)
         else:
             self._inline = instances[0]
 
@@ -80,8 +115,9 @@ class Decoupled:
     @property
     def pending(self) -> int:
         """Requests in the queue, which no instance has taken yet."""
-        waits = self._policed or self._workers
-        return 0 if waits is None else waits.waiting
+        if self._line is not None:
+            return len(self._line)
+        return 0 if self._workers is None else self._workers.waiting
 
     async def submit(self, request: Request, batch_size: int) -> Response:
         """Raises UNSUPPORTED: the number of responses is not known to be one."""
@@ -99,35 +135,62 @@ class Decoupled:
                 yield part
         finally:
             stream.cancel()
-            if self._policed is not None and self._policed.remove(job):
-                stream.fail(internal("the client has left"))
+            if self._line is not None and self._line.remove(job):
+                stream.fail(_left())
 
     def _open(self, request: Request, batch_size: int) -> _Job:
         stream = ResponseStream(self._responded)
-        job = _Job(request, batch_size, time.perf_counter_ns(), stream)
+        job = _Job(request, batch_size, self._key(request), stream)
         self._jobs[stream] = job
         self._idle.clear()
-        if self._policed is not None:
-            self._queue(job, self._policed)
-        elif self._workers is not None:
-            self._workers.submit(job)
+        if self._line is not None:
+            self._queue(job, self._line)
+            return job
+        batch = job.batch = Batch((job,))
+        if self._workers is not None:
+            self._workers.submit(batch)
         elif self._inline is not None:
-            _run(self._inline, job)
+            _run(self._inline, batch)
+            self.finished(batch)
         return job
 
-    def _queue(self, job: _Job, policed: PolicedLine[StreamingInstance, _Job]) -> None:
+    def _queue(self, job: _Job, line: Line[Instance, _Job]) -> None:
         try:
-            policed.submit(job)
+            line.submit(job)
         except QueueFull as full:
             self._stats.failed(job.arrived, time.perf_counter_ns(), Failure.REJECTED)
             full.retry_after_s = self._stats.usual_seconds()
             self._forget(job)
             raise
 
-    def _late(self, job: _Job) -> None:
+    # -- what becomes of requests, told by the line
+
+    def formed(self, batch: Batch[_Job]) -> None:
+        """They run together next."""
+        for job in batch.jobs:
+            job.batch = batch
+
+    def finished(self, batch: Batch[_Job]) -> None:
+        """The instance is free of them, which need not be their end."""
+        if batch.phases is not None:
+            size = sum([job.size for job in batch.jobs])
+            self._patience.executed(size, batch.phases.end - batch.phases.start)
+        for job in batch.jobs:
+            if job.response is None:
+                # It was left out.
+                job.stream.fail(_left())
+
+    def late(self, job: _Job) -> None:
+        """Refuse a request whose time is up."""
         job.failure = Failure.REJECTED
         waited = time.perf_counter_ns() - job.arrived
         job.stream.fail(TimedOut(waited, self._stats.usual_seconds()))
+
+    def lost(self, job: _Job, error: NaiadError) -> None:
+        """Fail a request that no instance will run."""
+        job.stream.fail(error)
+
+    # -- responses
 
     def _responded(self, stream: ResponseStream, part: Part) -> None:
         job = self._jobs[stream]
@@ -138,7 +201,8 @@ class Decoupled:
         outcome = _outcome(part, stream.cancelled)
         job.failure = _FAILURES.get(outcome, job.failure)
         output_ns = time.perf_counter_ns() - part.sent
-        self._stats.responded(job.responses, outcome, part.sent - job.before, output_ns)
+        since = max(job.before, job.started)
+        self._stats.responded(job.responses, outcome, part.sent - since, output_ns)
         job.before = part.sent
         job.first = job.first or part.sent
         job.responses += 1
@@ -158,42 +222,46 @@ class Decoupled:
         phases = Phases(start, start, sent, sent)
         if job.request.trace is not None:
             executed(job.request.trace, job.arrived, phases if job.started else None)
+        self._forget(job)
         if job.started:
-            self._stats.executed(job.size, phases)
+            self._executed(job.batch, phases)
         if job.failure is not None:
             self._stats.failed(job.arrived, now, job.failure)
         else:
             self._stats.succeeded(job.size, job.arrived, phases, now, job.first)
-        self._forget(job)
+
+    def _executed(self, batch: Batch[_Job] | None, phases: Phases) -> None:
+        """Count an execution at the end of the last of its requests."""
+        if batch is not None and not any(job.stream in self._jobs for job in batch.jobs):
+            self._stats.executed(sum([job.size for job in batch.jobs]), phases)
+
+    # -- the end
 
     def hurry(self) -> None:
-        """Nothing waits here but for an instance."""
+        if self._line is not None:
+            self._line.hurry()
 
     def resize(
         self, added: Sequence[Instance], removed: Collection[Instance]
     ) -> Coroutine[None, None, None]:
         """Take up instances, and part with others; see `Scheduler`."""
-        fresh = _streaming(added)
-        waits = self._policed or self._workers
+        waits = self._workers if self._line is None else self._line
         if waits is not None:
-            return waits.resize(fresh, _streaming(removed))
-        self._quick = exchanged(self._quick, fresh, removed)
+            return waits.resize(added, removed)
+        self._quick = exchanged(self._quick, added, removed)
         self._inline = self._quick[0]
         return all_ended(())
 
     async def drained(self) -> None:
         """Wait until `in_flight` is 0. No new request may come meanwhile."""
+        self.hurry()
         await self._idle.wait()
 
     async def stop(self) -> None:
         """End the threads, after `drained`."""
-        waits = self._policed or self._workers
+        waits = self._workers if self._line is None else self._line
         if waits is not None:
             await waits.stop()
-
-
-def _streaming(instances: Iterable[Instance]) -> list[StreamingInstance]:
-    return [one for one in instances if isinstance(one, StreamingInstance)]
 
 
 _FAILURES = {"cancel": Failure.CANCELED, "fail": Failure.BACKEND}
@@ -207,16 +275,21 @@ def _outcome(part: Part, cancelled: bool) -> str:
     return "success" if part.response.error is None else "fail"
 
 
-def _run(instance: StreamingInstance, job: _Job) -> None:
+def _left() -> NaiadError:
+    return internal("the client has left")
+
+
+def _run(instance: Instance, batch: Batch[_Job]) -> None:
     """Let an instance begin a request; what it raises becomes the stream's end."""
-    if job.stream.cancelled:
-        job.stream.fail(internal("the client has left"))
+    (job,) = batch.jobs
+    if job.abandoned or not isinstance(instance, StreamingInstance):
         return
-    job.started = job.before = time.perf_counter_ns()
+    batch.started = time.perf_counter_ns()
     try:
         instance.stream(job.request, job.stream)
+        job.answer(Response())
     except NaiadError as error:
-        job.stream.fail(error)
+        job.answer(Response(error=error))
     except Exception as error:
         logger.exception("model '%s' failed", job.request.model_name)
-        job.stream.fail(internal(f"the model failed: {type(error).__name__}: {error}"))
+        job.answer(Response(error=failure(error)))

@@ -4,9 +4,9 @@ import asyncio
 from collections.abc import AsyncGenerator, Collection, Coroutine, Sequence
 
 from naiad.core.responses import Part
-from naiad.core.scheduling.crew import Line
-from naiad.core.scheduling.gate import Gate
-from naiad.core.scheduling.instances import Batch, Job, SharedWorkers, all_ended, exchanged, run
+from naiad.core.scheduling.batch import Batch, Job, run
+from naiad.core.scheduling.instances import SharedWorkers, all_ended, exchanged
+from naiad.core.scheduling.remote import RemoteWorkers, elsewhere
 from naiad.core.stats import ModelStatistics
 from naiad_backends.api import Instance, Request, Response
 from naiad_backends.errors import internal
@@ -15,23 +15,16 @@ from naiad_backends.errors import internal
 class Direct:
     """Runs a request on whichever instance is free."""
 
-    def __init__(
-        self,
-        name: str,
-        instances: Sequence[Instance],
-        stats: ModelStatistics,
-        gate: Gate | None = None,
-    ) -> None:
-        """gate: of the rate limiter, if there is one."""
+    def __init__(self, name: str, instances: Sequence[Instance], stats: ModelStatistics) -> None:
         self.in_flight = 0
         self._stats = stats
         self._idle = asyncio.Event()
         self._idle.set()
         self._inline: Instance | None = None
         self._quick = instances
-        self._workers: SharedWorkers[Instance, Batch] | Line[Instance, Batch] | None = None
-        if gate is not None:
-            self._workers = Line(name, instances, run, self._finished, gate)
+        self._workers: SharedWorkers[Instance, Batch[Job]] | RemoteWorkers[Job] | None = None
+        if elsewhere(instances):
+            self._workers = RemoteWorkers(instances, self._finished)
         elif any(instance.blocking for instance in instances):
             self._workers = SharedWorkers(name, instances, run, self._finished)
         else:
@@ -60,13 +53,13 @@ class Direct:
     async def stream(self, request: Request, batch_size: int) -> AsyncGenerator[Part, None]:
         yield Part(await self.submit(request, batch_size), True)
 
-    def _finished(self, batch: Batch) -> None:
+    def _finished(self, batch: Batch[Job]) -> None:
         self.in_flight -= 1
         if not self.in_flight:
             self._idle.set()
         self._count(batch)
 
-    def _count(self, batch: Batch) -> None:
+    def _count(self, batch: Batch[Job]) -> None:
         batch.count(self._stats)
         for job in batch.jobs:
             job.settle(self._stats)

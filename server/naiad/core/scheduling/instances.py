@@ -1,132 +1,20 @@
-"""Runs batches on a model's instances: on the event loop itself, or on one thread an instance.
+"""The threads of a model's instances, and the queue that feeds them.
 
-A batch is one or more requests with a place for their answers. Threads give their answers back in
-bunches, one wake-up of the loop for all that finished meanwhile.
+Threads give back what they have done in bunches, one wake-up of the loop for all that was finished
+meanwhile. Knows nothing of what the work is.
 """
 
 import asyncio
 import contextlib
-import logging
 import threading
-import time
 from collections import deque
-from collections.abc import Callable, Collection, Coroutine, Hashable, Iterable, Sequence
+from collections.abc import Callable, Collection, Coroutine, Iterable, Sequence
 from queue import Empty, SimpleQueue
 from typing import Generic, TypeVar
 
-from naiad.core.scheduling.queue import Waiting
-from naiad.core.stats import Failure, ModelStatistics, Phases
-from naiad.core.trace import executed
-from naiad_backends.api import Execution, Instance, Request, Response
-from naiad_backends.errors import NaiadError, internal, invalid
-
-logger = logging.getLogger(__name__)
+from naiad_backends.api import Instance
 
 T = TypeVar("T")
-
-
-class Job(Waiting):
-    """One request on its way through an instance.
-
-    future: what its caller waits for.  response, phases: set once it was executed.
-    """
-
-    __slots__ = ("future", "phases", "request", "response")
-
-    def __init__(self, request: Request, size: int, key: Hashable = None) -> None:
-        super().__init__(size, key, time.perf_counter_ns())
-        self.request = request
-        self.future: asyncio.Future[Response] | None = None
-        self.response: Response | None = None
-        self.phases: Phases | None = None
-
-    @property
-    def abandoned(self) -> bool:
-        """Whether its caller does not wait any more."""
-        return self.future is not None and self.future.cancelled()
-
-    def settle(self, stats: ModelStatistics) -> None:
-        """It has ended: count it, and tell the caller. On the event loop."""
-        now = time.perf_counter_ns()
-        if self.response is not None and self.response.reschedule:
-            self.response = Response(error=_not_iterative())
-        if self.request.trace is not None:
-            executed(self.request.trace, self.arrived, self.phases, self.response)
-        if self.abandoned:
-            stats.failed(self.arrived, now, Failure.CANCELED)
-        elif self.phases is None or self.response is None or self.response.error:
-            stats.failed(self.arrived, now, Failure.BACKEND)
-        else:
-            stats.succeeded(self.size, self.arrived, self.phases, now)
-        if self.future is not None and not self.future.done() and self.response is not None:
-            self.future.set_result(self.response)
-
-
-class Batch:
-    """Jobs that run together.
-
-    place: which of the instances it runs on, for its scheduler.  phases: set once it was executed.
-    fixed: the place of each job in the batch means something, so that abandoned ones run as well.
-    """
-
-    __slots__ = ("fixed", "jobs", "phases", "place")
-
-    def __init__(self, jobs: Sequence[Job], place: int = 0, fixed: bool = False) -> None:
-        self.jobs = jobs
-        self.place = place
-        self.fixed = fixed
-        self.phases: Phases | None = None
-
-    def count(self, stats: ModelStatistics) -> int:
-        """It has ended: count it as one execution, and return the batch elements that ran."""
-        if self.phases is None:
-            return 0
-        size = sum([job.size for job in self.jobs if job.phases is not None])
-        stats.executed(size, self.phases)
-        return size
-
-
-def run(instance: Instance, batch: Batch) -> None:
-    """Execute a batch and leave responses and phases in it and its jobs. Never raises: the model's
-    faults end up in the responses. Abandoned jobs are left as they are."""
-    jobs = [job for job in batch.jobs if batch.fixed or not job.abandoned]
-    if not jobs:
-        return
-    start = time.perf_counter_ns()
-    compute_start = compute_end = 0
-    try:
-        execution = instance.execute([job.request for job in jobs])
-        responses = _one_each(execution, len(jobs))
-        compute_start, compute_end = execution.compute_start_ns, execution.compute_end_ns
-    except NaiadError as error:
-        responses = [Response(error=error) for _ in jobs]
-    except Exception as error:
-        logger.exception("model '%s' failed", jobs[0].request.model_name)
-        reason = internal(f"the model failed: {type(error).__name__}: {error}")
-        responses = [Response(error=reason) for _ in jobs]
-    end = time.perf_counter_ns()
-    phases = Phases(start, compute_start or start, compute_end or end, end)
-    batch.phases = phases
-    for job, response in zip(jobs, responses, strict=True):
-        job.response = response
-        job.phases = phases
-
-
-def _not_iterative() -> NaiadError:
-    return invalid(
-        "the model asked to run the request again, which its configuration does not allow",
-        field="sequence_batching.iterative_sequence",
-        hint="set iterative_sequence to true",
-    )
-
-
-def _one_each(execution: Execution, number: int) -> Sequence[Response]:
-    responses = execution.responses
-    if len(responses) != number:
-        raise internal(f"the backend gave {len(responses)} responses to {number} requests")
-    return responses
-
-
 InstanceT = TypeVar("InstanceT", bound=Instance)
 WorkT = TypeVar("WorkT")
 

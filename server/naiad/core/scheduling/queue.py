@@ -8,7 +8,7 @@ queue policies (`ModelQueuePolicy`).
 import heapq
 from bisect import insort
 from collections import deque
-from collections.abc import Hashable, Iterator, Mapping
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from itertools import count
 from typing import Generic, TypeVar
 
@@ -26,7 +26,7 @@ class Waiting:
     arrived: when it came.
     """
 
-    __slots__ = ("_home", "_level", "arrived", "key", "size")
+    __slots__ = ("_deadline", "_home", "_level", "arrived", "key", "size")
 
     def __init__(self, size: int, key: Hashable, arrived: int) -> None:
         self.size = size
@@ -34,6 +34,7 @@ class Waiting:
         self.arrived = arrived
         self._home: deque[Waiting] | None = None
         self._level: _Level | None = None
+        self._deadline: int | None = None
 
     @property
     def queued(self) -> bool:
@@ -117,10 +118,11 @@ class RequestQueue(Generic[ItemT]):
         refused: list[ItemT] = []
         deadlines = self._deadlines
         while deadlines and deadlines[0][0] <= now:
-            item = heapq.heappop(deadlines)[2]
+            at, _, item = heapq.heappop(deadlines)
             level = item._level
-            if item._home is None or level is None:
+            if item._home is None or level is None or item._deadline != at:
                 continue
+            item._deadline = None
             self.changes += 1
             if level.policy.delays:
                 level.delayed.append(item)
@@ -167,6 +169,20 @@ class RequestQueue(Generic[ItemT]):
         self.changes += 1
         return taken
 
+    def restore(self, items: Sequence[ItemT]) -> None:
+        """Put back what was taken, as it was: in front of all others of its level. The time that
+        each may wait goes on."""
+        for item in reversed(items):
+            level = item._level
+            if level is not None:
+                level.fresh.appendleft(item)
+                item._home = level.fresh
+                level.live += 1
+                self._waiting += 1
+                if item._deadline is not None:
+                    self._note_deadline(item, item._deadline)
+        self.changes += 1
+
     def _leave(self, item: ItemT) -> None:
         level = item._level
         item._home = None
@@ -184,6 +200,7 @@ class RequestQueue(Generic[ItemT]):
             place.extend(kept)
 
     def _note_deadline(self, item: ItemT, deadline: int) -> None:
+        item._deadline = deadline
         if len(self._deadlines) > 2 * self._waiting + _SLACK:
             self._deadlines = [entry for entry in self._deadlines if entry[2].queued]
             heapq.heapify(self._deadlines)

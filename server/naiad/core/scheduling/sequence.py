@@ -14,9 +14,10 @@ from collections.abc import Sequence as Listed
 from functools import partial
 
 from naiad.core.responses import Part
+from naiad.core.scheduling.batch import Batch, Job, run
 from naiad.core.scheduling.feed import Feed
 from naiad.core.scheduling.gate import Gate
-from naiad.core.scheduling.instances import Batch, Job, Outbox, Worker, run
+from naiad.core.scheduling.instances import Outbox, Worker
 from naiad.core.scheduling.lanes import Candidates, Lane, Rows
 from naiad.core.scheduling.sequencer import Sequence, Sequencer
 from naiad.core.scheduling.timer import Alarm
@@ -77,9 +78,9 @@ class Sequenced:
         self._alarm = Alarm(self._dispatch)
         self._planned = False
         self._empty = asyncio.Event()
-        outbox: Outbox[Batch] = Outbox(self._finished)
+        outbox: Outbox[Batch[Job]] = Outbox(self._finished)
         self._instances = instances
-        self._workers: Listed[Worker[Instance, Batch]] = ()
+        self._workers: Listed[Worker[Instance, Batch[Job]]] = ()
         if any(instance.blocking for instance in instances):
             self._workers = [
                 Worker(f"{name}#{place}", instance, run, outbox)
@@ -268,11 +269,11 @@ class Sequenced:
             self._settle(batch)
             self._hand_out()
 
-    def _finished(self, batch: Batch) -> None:
+    def _finished(self, batch: Batch[Job]) -> None:
         self._settle(batch)
         self._dispatch()
 
-    def _settle(self, batch: Batch) -> None:
+    def _settle(self, batch: Batch[Job]) -> None:
         self._free[batch.place] = True
         if self._gate is not None:
             self._gate.release(batch.place)

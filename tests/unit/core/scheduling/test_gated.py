@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 import pytest
 
 from naiad.core.scheduling.decoupled import Decoupled
-from naiad.core.scheduling.direct import Direct
 from naiad.core.scheduling.dynamic import Dynamic
 from naiad.core.scheduling.gate import Gate
 from naiad.core.scheduling.limiter import Limiter
@@ -58,10 +57,6 @@ def plans(number: int, tokens: int = 1) -> list[InstancePlan]:
 Make = Callable[[Sequence[Held], Gate], Scheduler]
 
 
-def direct(instances: Sequence[Held], gate: Gate) -> Scheduler:
-    return Direct("m/1", instances, ModelStatistics(), gate)
-
-
 def decoupled(instances: Sequence[Held], gate: Gate) -> Scheduler:
     return Decoupled("m/1", instances, ModelStatistics(), gate)
 
@@ -103,7 +98,7 @@ async def end(*schedulers: Scheduler) -> None:
         await scheduler.stop()
 
 
-@pytest.mark.parametrize("make", [direct, decoupled, dynamic])
+@pytest.mark.parametrize("make", [decoupled, dynamic])
 async def test_as_many_run_as_there_are_tokens(make: Make) -> None:
     log: list[str] = []
     instances = [Held(log) for _ in range(3)]
@@ -119,7 +114,7 @@ async def test_as_many_run_as_there_are_tokens(make: Make) -> None:
     await end(scheduler)
 
 
-@pytest.mark.parametrize("make", [direct, decoupled, dynamic])
+@pytest.mark.parametrize("make", [decoupled, dynamic])
 async def test_quick_instances_obey_as_well(make: Make) -> None:
     limiter, log = Limiter({}), list[str]()
     [other] = limiter.admit(plans(1))
@@ -136,7 +131,7 @@ async def test_quick_instances_obey_as_well(make: Make) -> None:
     await end(scheduler)
 
 
-@pytest.mark.parametrize("make", [direct, decoupled, dynamic])
+@pytest.mark.parametrize("make", [decoupled, dynamic])
 async def test_models_take_turns(make: Make) -> None:
     limiter, log = Limiter({}), list[str]()
     instances = [Held(log), Held(log)]
@@ -194,7 +189,7 @@ async def test_what_is_cancelled_while_it_waits_gives_the_tokens_back() -> None:
 async def test_a_version_that_is_gone_gives_its_tokens_back() -> None:
     limiter, log = Limiter({}), list[str]()
     gate = Gate(limiter, plans(1, tokens=2))
-    scheduler = direct([Held(log, blocking=False)], gate)
+    scheduler = dynamic([Held(log, blocking=False)], gate)
     await ask(scheduler, "a")
     await end(scheduler)
     gate.close()

@@ -54,7 +54,9 @@ class Held(StreamingInstance):
 
 
 def direct(name: str, instances: Sequence[Instance], gate: Gate | None) -> Resizable:
-    return Direct(name, instances, ModelStatistics(), gate)
+    if gate is not None:
+        return dynamic(name, instances, gate)
+    return Direct(name, instances, ModelStatistics())
 
 
 def decoupled(name: str, instances: Sequence[Instance], gate: Gate | None) -> Resizable:
