@@ -1,9 +1,10 @@
 """`python -m benchmarks.scheduler`: what scheduling alone costs, in CPU microseconds per request.
 
 In this process, without a server: callers that ask again when they were answered, and an instance
-that does nothing. Inline, it runs on the event loop; otherwise on a thread of its own, as a model
-does that takes longer. Beside it the least that any answer to a waiting caller costs: one future,
-set by the loop.
+that does nothing. Inline, it runs on the event loop; elsewhere, it is handed its batches there and
+tells of their ends, as a process would; otherwise it runs on a thread of its own, as a model does
+that takes longer. Beside it the least that any answer to a waiting caller costs: one future, set by
+the loop.
 """
 
 import asyncio
@@ -21,7 +22,16 @@ from naiad.core.scheduling.dynamic import Dynamic
 from naiad.core.scheduling.patience import AdaptivePatience, FixedPatience
 from naiad.core.stats import ModelStatistics
 from naiad.repository.scheduling import DynamicBatching
-from naiad_backends.api import Execution, Instance, Request, Response
+from naiad_backends.api import (
+    Done,
+    Execution,
+    Instance,
+    InstanceState,
+    RemoteInstance,
+    Request,
+    Responder,
+    Response,
+)
 
 CALLERS = (1, 16, 64)
 LARGEST = 64
@@ -44,27 +54,55 @@ class Nothing(Instance):
         """There is nothing to give back."""
 
 
-def direct(blocking: bool) -> Direct:
+class Elsewhere(RemoteInstance):
+    """The same, without anything elsewhere."""
+
+    state = InstanceState.READY
+    window = 2
+
+    def watch(self, listener: Callable[[], None]) -> None:
+        """The state never changes."""
+
+    def begin(
+        self, requests: Sequence[Request], responders: Sequence[Responder], done: Done
+    ) -> None:
+        """One empty response per request."""
+        done(Execution([Response() for _ in requests]))
+
+    def execute(self, requests: Sequence[Request]) -> Execution:
+        """The same."""
+        return Execution([Response() for _ in requests])
+
+    def stream(self, request: Request, responder: Responder) -> None:
+        """The same."""
+        responder.send(Response(), final=True)
+
+    def close(self) -> None:
+        """There is nothing to give back."""
+
+
+def direct(instance: Instance) -> Direct:
     """The scheduler of models without a batcher."""
-    return Direct("m/1", [Nothing(blocking)], ModelStatistics())
+    return Direct("m/1", [instance], ModelStatistics())
 
 
-def dynamic(blocking: bool, auto: bool = False) -> Dynamic:
+def dynamic(instance: Instance, auto: bool = False) -> Dynamic:
     """The scheduler with a batcher: no delay, or one that it chooses."""
     patience = AdaptivePatience() if auto else FixedPatience(0)
-    instances = [Nothing(blocking)]
     return Dynamic(
-        "m/1", instances, ModelStatistics(), DynamicBatching(), LARGEST, lambda _: None, patience
+        "m/1", [instance], ModelStatistics(), DynamicBatching(), LARGEST, lambda _: None, patience
     )
 
 
 KINDS: dict[str, Callable[[], Direct | Dynamic]] = {
-    "direct, inline": lambda: direct(False),
-    "dynamic, inline": lambda: dynamic(False),
-    "dynamic auto, inline": lambda: dynamic(False, auto=True),
-    "direct, thread": lambda: direct(True),
-    "dynamic, thread": lambda: dynamic(True),
-    "dynamic auto, thread": lambda: dynamic(True, auto=True),
+    "direct, inline": lambda: direct(Nothing(False)),
+    "dynamic, inline": lambda: dynamic(Nothing(False)),
+    "dynamic auto, inline": lambda: dynamic(Nothing(False), auto=True),
+    "direct, elsewhere": lambda: direct(Elsewhere()),
+    "dynamic, elsewhere": lambda: dynamic(Elsewhere()),
+    "direct, thread": lambda: direct(Nothing(True)),
+    "dynamic, thread": lambda: dynamic(Nothing(True)),
+    "dynamic auto, thread": lambda: dynamic(Nothing(True), auto=True),
 }
 
 
