@@ -410,6 +410,9 @@ class ModelSpec:
 class Completion:
     """What a backend read from the model's file for `auto-complete`.
 
+    One that says whether there is a batcher is what the model's author wants: then `max_batch_size`
+    and `optional` count also in a configuration that gives all tensors.
+
     inputs, outputs: all of them; configuration fields that were given must agree and stay.
     max_batch_size: the batch size to use when the configuration gives none; 0 if the model
         cannot batch.

@@ -108,25 +108,38 @@ def needs_tensors(message: pb.ModelConfig) -> bool:
     return partly or not (message.input or message.batch_input) or not message.output
 
 
-def fill_tensors(message: pb.ModelConfig, completion: Completion) -> None:
+def fill_completion(message: pb.ModelConfig, completion: Completion) -> None:
     """Stage 2: inputs, outputs and batch size as the model's file tells them.
 
     What the configuration gives stays. A batch size above 1 that came from the model brings
-    dynamic batching with it, if there is no scheduler yet.
+    dynamic batching with it, if there is no scheduler yet. A completion that says itself whether
+    there is to be a batcher is what the model's author wants, also where nothing is missing.
     """
-    if not needs_tensors(message):
+    batcher = completion.dynamic_batching
+    if batcher is None and not needs_tensors(message):
         return
-    if message.max_batch_size == 0:
+    if batcher is not None:
+        message.max_batch_size = max(message.max_batch_size, completion.max_batch_size)
+    elif message.max_batch_size == 0:
         message.max_batch_size = completion.max_batch_size
-        batches = completion.max_batch_size > 1
-        if batches and message.WhichOneof("scheduling_choice") is None:
-            message.dynamic_batching.SetInParent()
+        batcher = completion.max_batch_size > 1
+    if batcher and message.WhichOneof("scheduling_choice") is None:
+        message.dynamic_batching.SetInParent()
+    if completion.decoupled and not message.HasField("model_transaction_policy"):
+        message.model_transaction_policy.decoupled = True
+    _fill_ports(message, completion)
+
+
+def _fill_ports(message: pb.ModelConfig, completion: Completion) -> None:
     made, kept = _of_the_server(message)
     inputs = {tensor.name: tensor for tensor in message.input}
     outputs = {tensor.name: tensor for tensor in message.output}
     for spec in completion.inputs:
         if spec.name not in made:
-            _fill_input(inputs.get(spec.name) or message.input.add(name=spec.name), spec)
+            tensor = inputs.get(spec.name) or message.input.add(name=spec.name)
+            if not tensor.dims or completion.dynamic_batching is not None:
+                tensor.optional = tensor.optional or spec.optional
+            _fill_tensor(tensor, spec)
     for spec in completion.outputs:
         if spec.name in outputs or spec.name not in kept:
             _fill_tensor(outputs.get(spec.name) or message.output.add(name=spec.name), spec)
@@ -139,12 +152,6 @@ def _of_the_server(message: pb.ModelConfig) -> tuple[set[str], set[str]]:
     made |= {control_input.name for control_input in batching.control_input}
     made |= {state.input_name for state in batching.state}
     return made, {state.output_name for state in batching.state}
-
-
-def _fill_input(tensor: pb.ModelInput, spec: TensorSpec) -> None:
-    if not tensor.dims:
-        tensor.optional = tensor.optional or spec.optional
-    _fill_tensor(tensor, spec)
 
 
 def _fill_tensor(tensor: Tensor, spec: TensorSpec) -> None:

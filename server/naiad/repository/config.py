@@ -225,10 +225,11 @@ class ModelConfig:
     def with_completion(self, found: Completion) -> "ModelConfig":
         """Stage 2: inputs, outputs and batch size as the model's file tells them.
 
-        What the configuration gives stays; one that gives all its tensors stays as it is.
+        What the configuration gives stays; one that gives all its tensors stays as it is, unless
+        the model's author has written what to complete.
         """
         message = _copy(self._message)
-        completion.fill_tensors(message, found)
+        completion.fill_completion(message, found)
         return replace(self, _message=message)
 
     def with_defaults(self, gpus: Sequence[int], default_cpu_instances: int) -> "ModelConfig":

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -310,6 +311,39 @@ def test_stage_2_keeps_a_scheduler(read: Read) -> None:
 def test_a_model_that_cannot_batch_gets_no_batcher(read: Read) -> None:
     config = read("").with_completion(Completion(FOUND.inputs, FOUND.outputs, 0))
     assert (config.max_batch_size, config.dynamic_batching()) == (0, None)
+
+
+def test_stage_2_takes_what_the_models_author_says(read: Read) -> None:
+    inputs = (TensorSpec("x", "FP32", (3,), optional=True), TensorSpec("z", "INT8", (1,)))
+    found = Completion(inputs, (), 8, dynamic_batching=True, decoupled=True)
+    config = read(f"{TENSORS} max_batch_size: 2").with_completion(found)
+    expected, _ = parse(
+        f"""name: "m" {TENSORS} max_batch_size: 8 dynamic_batching {{ }}
+        input {{ name: "z" data_type: TYPE_INT8 dims: 1 }}
+        model_transaction_policy {{ decoupled: true }}"""
+    )
+    expected.input[0].optional = True
+    assert config.message() == expected
+
+
+def test_stage_2_without_a_batcher_by_the_models_author(read: Read) -> None:
+    found = replace(FOUND, dynamic_batching=False)
+    config = read("").with_completion(found)
+    assert (config.max_batch_size, config.dynamic_batching()) == (4, None)
+
+
+def test_stage_2_keeps_scheduler_and_policy_of_the_configuration(read: Read) -> None:
+    found = replace(FOUND, dynamic_batching=True, decoupled=True)
+    config = read("sequence_batching { } model_transaction_policy { }").with_completion(found)
+    assert config.has_sequence_batching and config.dynamic_batching() is None
+    assert not config.message().model_transaction_policy.decoupled
+
+
+def test_stage_2_takes_a_batch_size_beside_parts_of_tensors(read: Read) -> None:
+    found = replace(FOUND, dynamic_batching=False)
+    config = read('input { name: "x" data_type: TYPE_FP32 }').with_completion(found)
+    assert config.max_batch_size == 4
+    assert list(config.message().input[0].dims) == [-1, 3]
 
 
 def test_stages_leave_the_old_configuration_as_it_was(read: Read) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 from naiad_backends.api import Completion, TensorSpec
 from naiad_backends.datatypes import BY_CONFIG_NAME
-from naiad_backends.errors import NaiadError, invalid
+from naiad_backends.errors import invalid
 
 Config = dict[str, Any]
 
@@ -70,6 +70,11 @@ class ModelConfig:
             )
         policy = self._config.get("model_transaction_policy")
         for field, value in transaction_policy_dict.items():
+            if not isinstance(value, bool):
+                raise ValueError(
+                    f"model_transaction_policy.{field} of model '{self._name}' must be True or"
+                    f" False, not {value!r}"
+                )
             if policy is not None and policy.get(field, False) != value:
                 raise ValueError(
                     f"model_transaction_policy.{field} is {policy.get(field, False)} in the"
@@ -118,7 +123,11 @@ class ModelConfig:
 
 def _checked(what: str, tensor: Mapping[str, Any]) -> Config:
     """Data type and dims of a tensor, as they stand in a configuration."""
-    datatype, dims = tensor["data_type"], tensor["dims"]
+    name, datatype, dims = tensor["name"], tensor["data_type"], tensor["dims"]
+    if not isinstance(name, str) or not name:
+        raise ValueError(f"{what}: name must be a text that is not empty, not {name!r}")
+    if not isinstance(tensor.get("optional", False), bool):
+        raise ValueError(f"{what}: optional must be True or False, not {tensor['optional']!r}")
     if datatype not in BY_CONFIG_NAME:
         raise ValueError(
             f"{what}: unknown data_type {datatype!r}; use one of {', '.join(BY_CONFIG_NAME)}"
@@ -166,7 +175,7 @@ def completion(before: Config, after: Config) -> Completion:
         size = _integer("max_batch_size", after.get("max_batch_size", 0))
         given = before.get("max_batch_size", 0)
         if size < given:
-            raise ValueError(f"max_batch_size is {given} in the configuration, but {size} in it")
+            raise ValueError(f"max_batch_size was {given} and became {size}")
         policy = after.get("model_transaction_policy") or {}
         return Completion(
             inputs=inputs,
@@ -175,8 +184,6 @@ def completion(before: Config, after: Config) -> Completion:
             dynamic_batching=after.get("dynamic_batching") is not None,
             decoupled=bool(policy.get("decoupled", False)),
         )
-    except NaiadError:
-        raise
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         text = f"field {error} is missing" if isinstance(error, KeyError) else str(error)
         raise invalid(f"auto_complete_config gave a wrong configuration: {text}") from error
@@ -187,12 +194,12 @@ def _specs(kind: str, before: Config, after: Config) -> tuple[TensorSpec, ...]:
     specs: list[TensorSpec] = []
     for tensor in after.get(kind, ()):
         name = tensor["name"]
-        for conflict in _conflicts(given.get(name, {}), tensor):
-            raise ValueError(f"{kind} '{name}': {conflict}")
-        # A tensor of which the configuration gives only a part, and the model nothing.
-        if tensor.get("data_type") in _UNSET or ("dims" not in tensor):
+        # What both leave out is for the rules of configurations to say.
+        if name in given and (tensor["data_type"] in _UNSET or tensor["dims"] in _UNSET):
             continue
         fields = _checked(f"{kind} '{name}'", tensor)
+        for conflict in _conflicts(given.get(name, {}), {**tensor, **fields}):
+            raise ValueError(f"{kind} '{name}': {conflict}")
         datatype = BY_CONFIG_NAME[fields["data_type"]].name
         optional = bool(tensor.get("optional", False))
         specs.append(TensorSpec(name, datatype, tuple(fields["dims"]), optional=optional))
