@@ -9,8 +9,8 @@ import functools
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from naiad_backends.errors import NaiadError, invalid
@@ -39,11 +39,13 @@ class Environment:
     interpreter: absolute, but links in it are not followed: a venv is where its interpreter lies.
     prefix: the environment's folder; None for the server's own, which changes no variable.
     marker: the variable that names the folder, VIRTUAL_ENV or CONDA_PREFIX; empty for neither.
+    activated: other variables that a conda environment's own scripts set, and their values.
     """
 
     interpreter: Path
     prefix: Path | None = None
     marker: str = ""
+    activated: tuple[tuple[str, str], ...] = ()
 
     def variables(self, base: Mapping[str, str]) -> dict[str, str]:
         """All environment variables of the worker. base: those of the server."""
@@ -55,7 +57,7 @@ class Environment:
         made["PATH"] = os.pathsep.join(folders)
         if self.marker:
             made[self.marker] = str(self.prefix)
-        return made
+        return {**made, **dict(self.activated)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,7 +165,52 @@ def _program(path: Path) -> Environment:
     if (prefix / "pyvenv.cfg").is_file():
         return Environment(path, prefix, "VIRTUAL_ENV")
     conda = (prefix / "conda-meta").is_dir() or (prefix / "bin" / "activate").is_file()
-    return Environment(path, prefix, "CONDA_PREFIX" if conda else "")
+    if not conda:
+        return Environment(path, prefix)
+    environment = Environment(path, prefix, "CONDA_PREFIX")
+    scripts = sorted(map(str, (prefix / "etc" / "conda" / "activate.d").glob("*.sh")))
+    return (
+        replace(environment, activated=_activated(environment, scripts)) if scripts else environment
+    )
+
+
+def _activated(environment: Environment, scripts: Sequence[str]) -> tuple[tuple[str, str], ...]:
+    """What the scripts of a conda environment's packages set, as bin/activate would run them."""
+    before = environment.variables(os.environ)
+    command = ["bash", "-c", _ACTIVATE, "bash", str(environment.interpreter), *scripts]
+    try:
+        done = subprocess.run(
+            command,
+            env=before,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=_CHECK_SECONDS,
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise _bad(f"'{environment.prefix}' cannot be activated: {error}") from error
+    if done.returncode != 0:
+        said = os.fsdecode(done.stderr).strip().splitlines() or [f"exit code {done.returncode}"]
+        raise _bad(
+            f"'{environment.prefix}' cannot be activated: {said[-1]}",
+            "mend or remove what fails in its etc/conda/activate.d",
+        )
+    after = dict(item.split("=", 1) for item in os.fsdecode(done.stdout).split("\0") if item)
+    changed = {key: value for key, value in after.items() if before.get(key) != value}
+    return tuple(sorted((k, v) for k, v in changed.items() if k not in _SHELLS_OWN))
+
+
+# The answer is the shell's last word; what the scripts print goes elsewhere.
+_ACTIVATE = """
+python=$1; shift
+for script in "$@"; do . "$script" >&2; done
+exec "$python" -c '
+import os, sys
+sys.stdout.buffer.write(b"\\0".join(b"%s=%s" % item for item in os.environb.items()))
+'
+"""
+
+# A shell sets them whatever the scripts do.
+_SHELLS_OWN = ("_", "SHLVL", "PWD", "OLDPWD")
 
 
 # -- what it has

@@ -101,6 +101,34 @@ def test_a_conda_environment(model: Path) -> None:
     }
 
 
+def test_a_conda_environments_packages_set_variables(
+    model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scripts = conda(model / "env") / "etc" / "conda" / "activate.d"
+    scripts.mkdir(parents=True)
+    (scripts / "a.sh").write_text('echo noise; export A="$CONDA_PREFIX/a" B="two\nlines \\xe9="')
+    (scripts / "b.sh").write_text('export PATH="$CONDA_PREFIX/more:$PATH" A="$A/b"')
+    (scripts / "c.csh").write_text("exit 1")
+    monkeypatch.setenv("KEPT", "kept")
+    found = interpreter("env", model, model)
+    made = found.variables({"PATH": "/bin", "OTHER": "other"})
+    assert made.pop("PATH").startswith(f"{model / 'env'}/more:{model / 'env' / 'bin'}:")
+    assert made == {
+        "A": f"{model / 'env'}/a/b",
+        "B": "two\nlines \\xe9=",
+        "CONDA_PREFIX": str(model / "env"),
+        "OTHER": "other",
+    }
+
+
+def test_a_conda_environment_that_cannot_be_activated(model: Path) -> None:
+    scripts = conda(model / "env") / "etc" / "conda" / "activate.d"
+    scripts.mkdir(parents=True)
+    (scripts / "a.sh").write_text("echo no licence >&2; exit 1")
+    said = str(error_of("env", model))
+    assert "cannot be activated: no licence; mend or remove what fails in its etc" in said
+
+
 def test_a_uv_project(made: Path, model: Path) -> None:
     project = model.parent / "project"
     project.mkdir()
