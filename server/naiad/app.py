@@ -21,6 +21,7 @@ from naiad.core.log import Log
 from naiad.core.metrics import Metrics
 from naiad.core.registry import Registry
 from naiad.core.restriction import restriction
+from naiad.core.services import ServerServices
 from naiad.core.trace import Tracing
 from naiad.grpc.library import LibraryServer
 from naiad.grpc.restriction import PREFIX as GRPC_PREFIX
@@ -31,6 +32,7 @@ from naiad.repository.layout import Repositories
 from naiad.settings import GrpcWire, Settings
 from naiad_backends.errors import unavailable
 from naiad_backends.registry import BackendRegistry
+from naiad_backends.services import Alone
 
 logger = logging.getLogger(__name__)
 
@@ -45,9 +47,10 @@ class Server:
         registry = Registry()
         cache = settings.cache_options()
         self._cache = None if cache is None else open_store(cache)
+        self._backends = BackendRegistry(settings.backend_options(), settings.backend_folder())
         self.lifecycle = Lifecycle(
             Repositories([Path(folder) for folder in settings.model_repository]),
-            BackendRegistry(settings.backend_options(), settings.backend_folder()),
+            self._backends,
             registry,
             LoadOptions(
                 control_mode=settings.model_control_mode,
@@ -124,6 +127,7 @@ class Server:
         failed to load.
         """
         settings = self._settings
+        self._backends.services = ServerServices(self.dataplane, Alone().metrics)
         addresses: dict[str, str] = {}
         if self._http is not None:
             scheme = "http" if self.http_tls is None else "https"

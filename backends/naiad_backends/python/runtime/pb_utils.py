@@ -31,6 +31,7 @@ from naiad_backends.python.runtime.memory import (
     PreferredMemory,
 )
 from naiad_backends.python.runtime.metrics import Metric, MetricFamily, MetricKind
+from naiad_backends.python.runtime.module import get_model_dir
 from naiad_backends.python.runtime.request import InferenceRequest, InferenceTrace
 from naiad_backends.python.runtime.response import InferenceResponse, ResponseIterator
 from naiad_backends.python.runtime.sender import InferenceResponseSender
@@ -64,6 +65,7 @@ __all__ = [
     "deserialize_bytes_tensor",
     "get_input_config_by_name",
     "get_input_tensor_by_name",
+    "get_model_dir",
     "get_output_config_by_name",
     "get_output_tensor_by_name",
     "is_model_ready",

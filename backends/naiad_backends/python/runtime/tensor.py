@@ -4,6 +4,7 @@ What came from the server is a view of the memory it came in, decoded when someb
 """
 
 import math
+import sys
 from typing import Any
 
 import numpy as np
@@ -145,8 +146,11 @@ class Tensor:
         if self._foreign is not None:
             return self._foreign.__dlpack__()
         if self._datatype == "BF16":
-            return dlpack.capsule(self._words(), bf16=True)
-        return dlpack.capsule(self.as_numpy(), bf16=False)
+            words = self._words()
+            return dlpack.capsule(words if words.flags.writeable else words.copy(), bf16=True)
+        array = self.as_numpy()
+        # Consumers of DLPack may write; what several requests may share they must not.
+        return dlpack.capsule(array if array.flags.writeable else array.copy(), bf16=False)
 
     def _words(self) -> Array:
         if self._wire is None:
@@ -179,6 +183,16 @@ class Tensor:
             return _fetched(self._name, self._foreign).reshape(-1).view(np.uint8).data
         array = self.as_numpy()
         return array.reshape(-1).view(np.uint8).data if array.size else b""
+
+    def kept(self) -> Buffer:
+        """The same, safe from a model that goes on writing into an array that it has given away: a
+        copy, unless nobody else can have the array."""
+        array = self._array
+        if array is None or self._datatype == "BYTES" or not array.flags.writeable:
+            return self.wire()
+        # The array's references: this tensor's, the local variable's and the argument's.
+        alone = array.base is None and sys.getrefcount(array) <= 3
+        return self.wire() if alone else bytes(self.wire())
 
     def __repr__(self) -> str:
         return f"Tensor({self._name!r}, {self._datatype}, {list(self._shape)})"

@@ -1,0 +1,319 @@
+"""A worker's process as the server sees it: started, spoken to, watched, ended.
+
+Lives on the event loop. Knows messages, not what they mean.
+"""
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import socket
+import subprocess
+import threading
+from collections import deque
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from naiad_backends.errors import internal, invalid
+from naiad_backends.python.environment import Environment
+from naiad_backends.python.output import Output
+from naiad_backends.python.runtime.blocks import Mapped, announcer
+from naiad_backends.python.runtime.frames import Frames, Kind, to_worker
+
+logger = logging.getLogger(__name__)
+
+Take = Callable[[int, bytes, bytearray, int], None]
+"""Takes a message from the worker: kind, head, data, block."""
+
+_SCRIPT = Path(__file__).with_name("bootstrap.py")
+_READ = 262_144
+_STOP_SECONDS = 30.0
+
+# Where a socket can keep messages apart, and does not lose any.
+_MESSAGES = getattr(socket, "SOCK_SEQPACKET", socket.SOCK_DGRAM)
+
+
+class _Channel:
+    """The server's end of a socket to a worker."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, take: Take, broken: Callable[[], None]):
+        self.socket, self.other = socket.socketpair()
+        self.socket.setblocking(False)
+        self._loop = loop
+        self._take = take
+        self._broken = broken
+        self._frames = Frames()
+        self._out: deque[bytes] = deque()
+        self._flushing = False
+        self._open = True
+        loop.add_reader(self.socket.fileno(), self.read)
+
+    def write(self, message: bytes) -> None:
+        """Send with what else is said in this turn of the loop."""
+        self._out.append(message)
+        if not self._flushing:
+            self._flushing = True
+            self._loop.call_soon(self._flush)
+
+    def _flush(self) -> None:
+        if not self._open:
+            return
+        data = self._out.popleft() if len(self._out) == 1 else b"".join(self._out)
+        self._out.clear()
+        try:
+            sent = self.socket.send(data)
+        except (BlockingIOError, InterruptedError):
+            sent = 0
+        except OSError:
+            # The end of the process tells the rest.
+            return
+        if sent < len(data):
+            self._out.append(data[sent:])
+            self._loop.add_writer(self.socket.fileno(), self._go_on)
+        else:
+            self._flushing = False
+
+    def _go_on(self) -> None:
+        self._loop.remove_writer(self.socket.fileno())
+        self._flush()
+
+    def read(self) -> None:
+        """Take what has come in."""
+        try:
+            data = self.socket.recv(_READ)
+            if not data:
+                self._loop.remove_reader(self.socket.fileno())
+                return
+            for message in self._frames.feed(data):
+                self._take(*message)
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError:
+            self._loop.remove_reader(self.socket.fileno())
+        except Exception:
+            logger.exception("a worker's message could not be read")
+            self._broken()
+
+    def close(self) -> None:
+        if self._open:
+            self._open = False
+            self._loop.remove_reader(self.socket.fileno())
+            self._loop.remove_writer(self.socket.fileno())
+            self.socket.close()
+            self.other.close()
+
+
+class WorkerProcess:
+    """One process. Begun by `start`; ended by `stop`, `kill` or its own doing: `ended` tells."""
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        name: str,
+        environment: Environment,
+        output: Output,
+        side: Take,
+        ended: Callable[[str], None],
+    ) -> None:
+        """name: for people.  side: takes messages of the channel beside the work.
+        ended: called once with how the process came to its end, when no message can come any more.
+        """
+        self.name = name
+        self.python = ""
+        """The version of its interpreter."""
+        self.work: Take = self._unexpected
+        """Takes messages of the channel of work, once the worker is ready."""
+        self._loop = loop
+        self._environment = environment
+        self._output = output
+        self._ended = ended
+        self._work = _Channel(loop, self._take, self._broken)
+        self._side = _Channel(loop, side, self._broken)
+        self._blocks, self._other_blocks = socket.socketpair(type=_MESSAGES)
+        self.mapped = Mapped(self._blocks)
+        self.announce = announcer(self._blocks)
+        self._answers: asyncio.Queue[tuple[int, bytes]] = asyncio.Queue()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._lifeline = -1
+        self._reason = ""
+        self._gone = asyncio.Event()
+
+    # -- the beginning
+
+    async def start(self, head: dict[str, Any], seconds: float) -> bytes:
+        """Start the process and let it begin with `head`; what it says when it is ready.
+
+        seconds: for the process to come up; loading the model may take longer. Raises INVALID_ARG
+        with the model's text if it fails, INTERNAL if the process does. It has ended then.
+        """
+        try:
+            await asyncio.to_thread(self._spawn)
+            async with asyncio.timeout(seconds):
+                await self._expect(Kind.HELLO)
+            self._work.write(to_worker(Kind.START, head))
+            return await self._expect(Kind.READY)
+        except TimeoutError:
+            self.kill(f"it has not come up within {seconds:g} s")
+            raise internal(
+                f"worker '{self.name}' has not come up within {seconds:g} s",
+                hint="raise --backend-config=python,stub-timeout-seconds",
+            ) from None
+        except OSError as error:
+            self._close()
+            raise internal(f"worker '{self.name}' cannot be started: {error}") from error
+        except BaseException:
+            self.kill("it is not wanted any more")
+            raise
+
+    def _spawn(self) -> None:
+        lifeline, self._lifeline = os.pipe()
+        reading, writing = os.pipe()
+        given = (
+            self._work.other.fileno(),
+            self._side.other.fileno(),
+            self._other_blocks.fileno(),
+            lifeline,
+        )
+        try:
+            self._process = subprocess.Popen(
+                [str(self._environment.interpreter), str(_SCRIPT), *map(str, given)],
+                stdin=subprocess.DEVNULL,
+                stdout=writing,
+                stderr=writing,
+                pass_fds=given,
+                env=self._environment.variables(os.environ),
+                start_new_session=True,
+            )
+        except BaseException:
+            os.close(reading)
+            raise
+        finally:
+            for descriptor in (lifeline, writing):
+                os.close(descriptor)
+            for one in (self._work.other, self._side.other, self._other_blocks):
+                one.close()
+        self._loop.call_soon_threadsafe(self._output.read, reading)
+        waiting = threading.Thread(target=self._wait, name=f"{self.name}: wait", daemon=True)
+        waiting.start()
+
+    async def _expect(self, wanted: Kind) -> bytes:
+        getting = asyncio.ensure_future(self._answers.get())
+        gone = asyncio.ensure_future(self._gone.wait())
+        try:
+            await asyncio.wait((getting, gone), return_when=asyncio.FIRST_COMPLETED)
+            if not getting.done():
+                raise internal(f"worker '{self.name}' has ended: {self._reason}")
+            kind, head = getting.result()
+        finally:
+            getting.cancel()
+            gone.cancel()
+        if kind == Kind.FAILED:
+            raise invalid(_text(head))
+        if kind != wanted:
+            raise internal(f"worker '{self.name}' has answered something unexpected")
+        return head
+
+    def _take(self, kind: int, head: bytes, data: bytearray, block: int) -> None:
+        if kind in (Kind.HELLO, Kind.READY, Kind.FAILED):
+            self._answers.put_nowait((kind, head))
+        else:
+            self.work(kind, head, data, block)
+
+    def _unexpected(self, kind: int, head: bytes, data: bytearray, block: int) -> None:
+        raise ValueError(f"message {kind} came before the worker was ready")
+
+    # -- the middle
+
+    @property
+    def pid(self) -> int:
+        """Its number; 0 before it is started."""
+        return 0 if self._process is None else self._process.pid
+
+    def send(self, kind: Kind, head: Any, data: bytes = b"", block: int = 0) -> None:
+        """Send on the channel of work."""
+        self._work.write(to_worker(kind, head, data, block))
+
+    def send_beside(self, kind: Kind, head: Any, data: bytes = b"", block: int = 0) -> None:
+        """Send on the channel beside it."""
+        self._side.write(to_worker(kind, head, data, block))
+
+    def _broken(self) -> None:
+        self.kill("it has sent what is no message")
+
+    # -- the end
+
+    async def stop(self, seconds: float = _STOP_SECONDS) -> None:
+        """Let it finish what it has, and end; kill it if that takes too long."""
+        if self._process is None:
+            self._close()
+            return
+        self.send(Kind.STOP, None)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._gone.wait()
+        if not self._gone.is_set():
+            logger.warning("worker '%s' has not ended within %g s, killing it", self.name, seconds)
+            self.kill("it has not ended in time")
+            await self._gone.wait()
+
+    def kill(self, reason: str) -> None:
+        """End it at once, with all that it has started."""
+        if self._process is None:
+            self._close()
+        elif not self._gone.is_set():
+            self._reason = self._reason or reason
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(self._process.pid, signal.SIGKILL)
+
+    def _wait(self) -> None:
+        """Wait for the end, on a thread of its own. What it has started ends with it: its group's
+        number cannot become another's before it is reaped."""
+        process = self._process
+        if process is None:
+            return
+        with contextlib.suppress(OSError):
+            os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+        with contextlib.suppress(OSError):
+            os.killpg(process.pid, signal.SIGKILL)
+        code = process.wait()
+        # Without a loop there is nobody left to tell.
+        with contextlib.suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(self._is_gone, code)
+
+    def _is_gone(self, code: int) -> None:
+        # What it said last may still be on its way.
+        for channel in (self._work, self._side):
+            channel.read()
+        self._reason = self._reason or _how(code)
+        self._gone.set()
+        self._close()
+        self._ended(self._reason)
+
+    def _close(self) -> None:
+        self._work.close()
+        self._side.close()
+        self._blocks.close()
+        if self._lifeline >= 0:
+            os.close(self._lifeline)
+            self._lifeline = -1
+
+
+def _text(head: bytes) -> str:
+    return str(orjson.loads(head)[0])
+
+
+def _how(code: int) -> str:
+    """What an exit code tells."""
+    if code >= 0:
+        return f"it has exited with code {code}"
+    try:
+        name = signal.Signals(-code).name
+    except ValueError:
+        name = f"signal {-code}"
+    if name == "SIGKILL":
+        return "it was killed by SIGKILL, which is also what a lack of memory leads to"
+    return f"it was killed by {name}"

@@ -1,0 +1,120 @@
+"""Messages between a server and a worker: a head of plain values, and bytes that go with it.
+
+To a worker a head is written by `marshal`, which any CPython reads at once and exactly. From a
+worker it is JSON, because a worker that a model has damaged must not be able to damage the server.
+"""
+
+import json
+import marshal
+import socket
+import struct
+import threading
+from collections.abc import Sequence
+from enum import IntEnum
+from typing import Any
+
+HEADER = struct.Struct("<IIIB3x")
+"""Bytes of the head, bytes of data, number of the sender's block (0: none), kind."""
+
+LARGEST = 1 << 30
+"""Bytes of a head or of data that a sane sender stays below."""
+
+_READ = 262_144
+
+
+class Kind(IntEnum):
+    """What a message is."""
+
+    # On the channel of work, to the worker.
+    START = 1
+    EXECUTE = 2
+    STOP = 3
+    # The same, from the worker.
+    HELLO = 10
+    READY = 11
+    FAILED = 12
+    RESULT = 13
+    PART = 14
+    # On the channel beside it, both ways.
+    CALL = 20
+    ANSWER = 21
+    ERROR = 22
+    TELL = 23
+    RESPONSE = 24
+
+
+def to_worker(kind: Kind, head: Any, data: bytes = b"", block: int = 0) -> bytes:
+    """The bytes of a message to a worker."""
+    text = marshal.dumps(head, 4)
+    return HEADER.pack(len(text), len(data), block, kind) + text + data
+
+
+def to_server(kind: Kind, head: Any, data: bytes = b"", block: int = 0) -> bytes:
+    """The bytes of a message to the server."""
+    text = _encode(head).encode("ascii")
+    return HEADER.pack(len(text), len(data), block, kind) + text + data
+
+
+_encode = json.JSONEncoder(separators=(",", ":"), check_circular=False).encode
+
+
+class Frames:
+    """Cuts what comes in into messages. Raises ValueError for what is none."""
+
+    __slots__ = ("_buffer",)
+
+    def __init__(self) -> None:
+        self._buffer = bytearray()
+
+    def feed(self, data: bytes) -> "list[tuple[int, bytes, bytearray, int]]":
+        """The messages that are complete now: kind, head, data, block."""
+        buffer = self._buffer
+        buffer += data
+        found = []
+        at = 0
+        end = len(buffer)
+        while end - at >= HEADER.size:
+            head, body, block, kind = HEADER.unpack_from(buffer, at)
+            if head > LARGEST or body > LARGEST:
+                raise ValueError("a message is larger than any can be")
+            start = at + HEADER.size
+            if end - start < head + body:
+                break
+            middle = start + head
+            found.append((kind, bytes(buffer[start:middle]), buffer[middle : middle + body], block))
+            at = middle + body
+        if at:
+            del buffer[:at]
+        return found
+
+
+class Port:
+    """A worker's end of a channel: one thread reads, any may write."""
+
+    def __init__(self, channel: socket.socket) -> None:
+        self._channel = channel
+        self._frames = Frames()
+        self._ready: list[tuple[int, bytes, bytearray, int]] = []
+        self._lock = threading.Lock()
+
+    @property
+    def waiting(self) -> bool:
+        """Whether a message has come in already."""
+        return bool(self._ready)
+
+    def read(self) -> tuple[int, Any, bytearray, int]:
+        """The next message: kind, head, data, block. Raises EOFError when the server is gone."""
+        while not self._ready:
+            data = self._channel.recv(_READ)
+            if not data:
+                raise EOFError("the server is gone")
+            self._ready = self._frames.feed(data)
+            self._ready.reverse()
+        kind, head, body, block = self._ready.pop()
+        return kind, marshal.loads(head), body, block
+
+    def write(self, kind: Kind, head: Sequence[Any], data: bytes = b"", block: int = 0) -> None:
+        """Send a message. Waits while the server does not read."""
+        message = to_server(kind, head, data, block)
+        with self._lock:
+            self._channel.sendall(message)

@@ -1,0 +1,274 @@
+"""A worker process: one instance of a model, from `initialize` to `finalize`.
+
+The main thread takes batches from the server and runs them; a second one reads what else the server
+says. The process ends when the server asks for it, and at once when the server is gone.
+"""
+
+import fcntl
+import os
+import platform
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from naiad_backends.python.runtime import link as links
+from naiad_backends.python.runtime.blocks import Block, Mapped, Pool, announcer
+from naiad_backends.python.runtime.errors import ErrorCode, in_short
+from naiad_backends.python.runtime.frames import Kind, Port
+from naiad_backends.python.runtime.heads import LEFT, OUTPUTS, Outputs, error_head, read_request
+from naiad_backends.python.runtime.link import Plain
+from naiad_backends.python.runtime.logger import install
+from naiad_backends.python.runtime.module import load_alone
+from naiad_backends.python.runtime.parcel import Packer, pack
+from naiad_backends.python.runtime.response import InferenceResponse
+from naiad_backends.python.runtime.runner import Left, ModelFailed, Runner
+from naiad_backends.python.runtime.sender import Sink
+from naiad_backends.python.runtime.side import Memory, Side
+
+_NO_CALLS = "other models can be called in execute, and in threads that it has begun, not in {}"
+
+
+class _Batch(Sink):
+    """The requests of one message, until all of them are answered."""
+
+    def __init__(self, worker: "Worker", number: int, wanted: Sequence[Sequence[str]]) -> None:
+        """wanted: the outputs that each request asks for."""
+        self._worker = worker
+        self._number = number
+        self.wanted = wanted
+        self.gone: set[int] = set()
+
+    def respond(self, index: int, response: InferenceResponse | None, final: bool) -> None:
+        self._worker.part(self._number, index, response, final, self.wanted[index])
+
+    def cancelled(self, index: int) -> bool:
+        return index in self.gone
+
+
+class Worker:
+    """The instance and its two channels."""
+
+    def __init__(self, work: socket.socket, side: socket.socket, blocks: socket.socket) -> None:
+        self._work = Port(work)
+        self._memory = Memory(Pool(announcer(blocks)), Mapped(blocks))
+        self._side = Side(Port(side), self._memory)
+        self._side.batch = self._batch_of_caller
+        self._batches: dict[int, _Batch] = {}
+        self._executing = 0
+        self._main = threading.get_ident()
+        self._runner: Runner | None = None
+
+    # -- the beginning and the end
+
+    def run(self) -> None:
+        """Serve until the server says stop."""
+        self._work.write(Kind.HELLO, [os.getpid(), platform.python_version()])
+        _, head, _, _ = self._work.read()
+        links.connect(self._side)
+        install(self._side)
+        reader = threading.Thread(target=self._side.serve, args=(self._told,), daemon=True)
+        reader.name = "server"
+        reader.start()
+        try:
+            if head["complete"]:
+                self._work.write(Kind.READY, [self._complete(head)])
+                return
+            self._start(head)
+        except Exception as error:
+            text = str(error) if isinstance(error, ModelFailed) else in_short(error)
+            if not isinstance(error, ModelFailed):
+                sys.excepthook(type(error), error, error.__traceback__)
+            self._work.write(Kind.FAILED, [text.encode("utf-8", "replace").decode()])
+            sys.stderr.flush()
+            return
+        self._loop()
+
+    def _start(self, head: dict[str, Any]) -> None:
+        model = load_alone(Path(head["file"]), Path(head["version"]))()
+        if not callable(getattr(model, "execute", None)):
+            raise ModelFailed("TritonPythonModel has no method execute")
+        self._decoupled = head["decoupled"]
+        hidden = head["hidden"]
+        self._names = tuple(name for name in head["outputs"] if name not in hidden)
+        self._outputs = Outputs(head["outputs"], self._warn, head["strict_outputs"])
+        runner = self._runner = Runner(model, self._decoupled, _complain)
+        self._side.forbidden = _NO_CALLS.format("initialize")
+        runner.initialize(head["args"])
+        self._side.forbidden = ""
+        self._work.write(Kind.READY, [runner.has_opinion])
+
+    def _complete(self, head: dict[str, Any]) -> Any:
+        from naiad_backends.python.runtime.completing import ModelConfig
+
+        self._side.forbidden = _NO_CALLS.format("auto_complete_config")
+        found = load_alone(Path(head["file"]), Path(head["version"]))
+        method = getattr(found, "auto_complete_config", None)
+        config = ModelConfig(head["config"])
+        if method is None:
+            return config.as_dict()
+        completed = method(config)
+        if not isinstance(completed, ModelConfig):
+            raise TypeError(
+                f"auto_complete_config must return the ModelConfig, not {type(completed).__name__}"
+            )
+        return completed.as_dict()
+
+    def _loop(self) -> None:
+        while True:
+            if not self._work.waiting:
+                self._side.release()
+            kind, head, data, block = self._work.read()
+            if kind == Kind.EXECUTE:
+                self._execute(head, data, block)
+            elif kind == Kind.STOP:
+                break
+            del head, data
+        self._side.forbidden = _NO_CALLS.format("finalize")
+        if self._runner is not None:
+            self._runner.finalize()
+
+    # -- batches
+
+    def _execute(self, head: Any, data: bytearray, block: int) -> None:
+        number, heads = head
+        decoupled = self._decoupled
+        start = time.perf_counter_ns()
+        unpacker = self._memory.unpacker(data, block)
+        batch = _Batch(self, number, ())
+        requests = [
+            read_request(one, unpacker, batch, index, decoupled, self._names)
+            for index, one in enumerate(heads)
+        ]
+        del unpacker
+        batch.wanted = wanted = [request.requested_output_names() for request in requests]
+        self._batches[number] = batch
+        self._executing = number
+        runner = self._runner
+        assert runner is not None
+        begin = time.perf_counter_ns()
+        try:
+            outcomes: Sequence[InferenceResponse | Left] = runner.run(requests)
+        except ModelFailed as error:
+            self._work.write(Kind.RESULT, [number, start, begin, 0, str(error), []])
+            self._batches.pop(number, None)
+            return
+        finally:
+            self._executing = 0
+        end = time.perf_counter_ns()
+        packer = Packer(self._memory.mapped)
+        results = [
+            self._outputs.pack(outcome, names, packer)
+            if isinstance(outcome, InferenceResponse)
+            else (LEFT[outcome],)
+            for outcome, names in zip(outcomes, wanted, strict=True)
+        ]
+        if Left.LATER not in outcomes and Left.STREAM not in outcomes:
+            self._batches.pop(number, None)
+        answer, own = self._pack(packer, results)
+        del outcomes, packer
+        result = [number, start, begin, end, results, self._memory.released()]
+        self._work.write(Kind.RESULT, result, answer, own.number if own else 0)
+
+    def part(
+        self,
+        number: int,
+        index: int,
+        response: InferenceResponse | None,
+        final: bool,
+        wanted: Sequence[str],
+    ) -> None:
+        """Send a response outside of a result. Any thread."""
+        packer = Packer(self._memory.mapped)
+        head = None if response is None else self._outputs.pack(response, wanted, packer)
+        heads = [head]
+        data, block = self._pack(packer, heads)
+        part = [number, index, heads[0], final, time.perf_counter_ns()]
+        self._work.write(Kind.PART, part, data, block.number if block else 0)
+
+    def _pack(self, packer: Packer, heads: list[Any]) -> tuple[bytes, Block | None]:
+        """`pack`; without memory for it, all heads with outputs become errors."""
+        try:
+            return pack(packer, self._memory.pool)
+        except OSError as error:
+            failure = error_head(ErrorCode.INTERNAL, f"no memory to share: {error.strerror}")
+            heads[:] = [failure if head and head[0] == OUTPUTS else head for head in heads]
+            return b"", None
+
+    def _batch_of_caller(self) -> int:
+        """The batch whose execution waits for the calling thread."""
+        caller = threading.get_ident()
+        waits = caller == self._main or (
+            self._runner is not None and caller == self._runner.looping and not self._decoupled
+        )
+        return self._executing if waits else 0
+
+    # -- what the server says beside its work
+
+    def _told(self, what: str, arguments: Sequence[Any]) -> Plain:
+        if what == "release":
+            for number in arguments[0]:
+                self._memory.pool.release(number)
+        elif what == "drop":
+            for number in arguments[0]:
+                self._memory.mapped.drop(number)
+        elif what == "trim":
+            numbers: list[Plain] = list(self._memory.pool.trim())
+            if numbers:
+                self._side.tell("drop", numbers)
+        elif what == "cancel":
+            batch = self._batches.get(arguments[0])
+            if batch is not None:
+                batch.gone.add(arguments[1])
+        elif what == "ended":
+            self._batches.pop(arguments[0], None)
+        elif what == "unready" and self._runner is not None:
+            return self._runner.unready(arguments[0])
+        return None
+
+    def _warn(self, text: str) -> None:
+        self._side.tell("log", "WARNING", text, "", 0, "")
+
+
+def _complain(text: str) -> None:
+    sys.stderr.write(text)
+    sys.stderr.flush()
+
+
+def _die_with_server(lifeline: int) -> None:
+    """Have the kernel kill this process when the server is gone, even if the model holds the
+    interpreter's lock: the server's end of the pipe closes, which counts as I/O."""
+    if not hasattr(fcntl, "F_SETSIG"):
+        return
+    fcntl.fcntl(lifeline, fcntl.F_SETOWN, os.getpid())
+    fcntl.fcntl(lifeline, fcntl.F_SETSIG, signal.SIGKILL)
+    flags = fcntl.fcntl(lifeline, fcntl.F_GETFL)
+    fcntl.fcntl(lifeline, fcntl.F_SETFL, flags | os.O_ASYNC | os.O_NONBLOCK)
+
+
+def main(descriptors: Sequence[int]) -> None:
+    """descriptors: of the channels for work, for what lies beside, for blocks, and the lifeline."""
+    work, side, blocks, lifeline = descriptors
+    for descriptor in descriptors:
+        os.set_inheritable(descriptor, False)
+    _die_with_server(lifeline)
+    # What a model prints has to arrive before it is killed; a server that is told to end by ^C ends
+    # its workers itself.
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(line_buffering=True, errors="backslashreplace")
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    sockets = [socket.socket(fileno=descriptor) for descriptor in (work, side, blocks)]
+    worker = Worker(*sockets)
+    try:
+        worker.run()
+    except EOFError:
+        os._exit(1)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # Threads of the model must not hold up the end.
+    os._exit(0)

@@ -1,0 +1,47 @@
+"""What this server does for models: other models, their loading, metrics of their own."""
+
+import asyncio
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import aclosing
+
+from naiad.core.dataplane import DataPlane
+from naiad_backends.api import Request, Response
+from naiad_backends.errors import NaiadError
+from naiad_backends.services import CustomMetrics, Services
+
+
+class ServerServices(Services):
+    """Of one server. Made on its event loop."""
+
+    def __init__(self, dataplane: DataPlane, metrics: CustomMetrics) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._dataplane = dataplane
+        self._metrics = metrics
+
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop:
+        return self._loop
+
+    @property
+    def metrics(self) -> CustomMetrics:
+        return self._metrics
+
+    async def infer(self, request: Request) -> Response:
+        return await self._dataplane.infer(request)
+
+    async def stream(self, request: Request) -> AsyncGenerator[tuple[Response | None, bool], None]:
+        async with aclosing(self._dataplane.stream(request)) as parts:
+            async for part in parts:
+                yield part.response, part.final
+
+    async def load_model(self, caller: str, name: str, parameters: Mapping[str, object]) -> None:
+        await self._dataplane.load(name, parameters)
+
+    async def unload_model(self, name: str, unload_dependents: bool) -> None:
+        await self._dataplane.unload(name)
+
+    async def model_ready(self, name: str, version: str) -> bool:
+        try:
+            return await self._dataplane.model_ready(name, version)
+        except NaiadError:
+            return False
