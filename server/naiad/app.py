@@ -32,7 +32,6 @@ from naiad.repository.layout import Repositories
 from naiad.settings import GrpcWire, Settings
 from naiad_backends.errors import unavailable
 from naiad_backends.registry import BackendRegistry
-from naiad_backends.services import Alone
 
 logger = logging.getLogger(__name__)
 
@@ -117,6 +116,7 @@ class Server:
             Host(seconds) if settings.allow_cpu_metrics else None,
             Gpus.find(seconds) if settings.allow_gpu_metrics else None,
             settings.latency_options(),
+            self.dataplane.custom_metrics.families,
         )
         return MetricsServer(metrics, self._metrics_address, settings.metrics_port)
 
@@ -127,7 +127,7 @@ class Server:
         failed to load.
         """
         settings = self._settings
-        self._backends.services = ServerServices(self.dataplane, Alone().metrics)
+        self._backends.services = ServerServices(self.dataplane)
         addresses: dict[str, str] = {}
         if self._http is not None:
             scheme = "http" if self.http_tls is None else "https"

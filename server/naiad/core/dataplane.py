@@ -7,6 +7,7 @@ from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 
+from naiad.core.custom_metrics import CustomMetrics
 from naiad.core.lifecycle import Lifecycle
 from naiad.core.log import Log, LogSettings
 from naiad.core.model import ServedModel
@@ -88,6 +89,7 @@ class DataPlane:
         self.started = False
         self.stopping = False
         self.shared_memory = SharedMemory(client_shm)
+        self.custom_metrics = CustomMetrics()
         self._strict = strict
         self._registry = registry
         self._lifecycle = lifecycle

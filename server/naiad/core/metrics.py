@@ -1,4 +1,5 @@
-"""Triton's metrics, made from the statistics of the served models at the moment of a scrape.
+"""Triton's metrics, made from the statistics of the served models at the moment of a scrape, and
+behind them what models have made.
 
 Nothing is counted here. Knows nothing of HTTP.
 """
@@ -75,13 +76,15 @@ class Metrics:
         host: Host | None = None,
         gpus: Gpus | None = None,
         latencies: LatencyOptions = DEFAULT_LATENCIES,
+        custom: Callable[[], Iterable[Metric]] = tuple,
     ) -> None:
         """served: the versions that take requests now.  host, gpus: None for no figures of them.
-        latencies: the same that the models keep."""
+        latencies: the same that the models keep.  custom: the families that models have made."""
         self._served = served
         self._host = host
         self._gpus = gpus
         self._latencies = latencies
+        self._custom = custom
         self._looking = asyncio.Lock()
 
     async def exposition(self) -> bytes:
@@ -95,7 +98,7 @@ class Metrics:
             async with self._looking:
                 gpus = await asyncio.to_thread(self._gpus.figures)
         families: list[Metric] = []
-        for family in chain(self._models(), self._machine(), _gpu(gpus)):
+        for family in chain(self._models(), self._machine(), _gpu(gpus), self._custom()):
             families.append(family)
             await asyncio.sleep(0)
         return await asyncio.to_thread(_text, families)
@@ -310,9 +313,16 @@ class _Families(Collector):
 
 
 def _text(families: Sequence[Metric]) -> bytes:
-    # The library's counters end in _total, Triton's do not. Samples are named as they were added;
-    # only the two lines above them need their names back.
-    return _SUFFIXED.sub(rb"\1 ", generate_latest(_Families(families)))
+    return b"".join(map(_lines, families))
 
 
-_SUFFIXED = re.compile(rb"^(# (?:HELP|TYPE) (?:nv|naiad)_\w+)_total ", re.MULTILINE)
+def _lines(family: Metric) -> bytes:
+    """The library's counters end in _total; Triton's and those of models need not. Samples are
+    named as they were added; only the two lines above them need their names back."""
+    text = generate_latest(_Families([family]))
+    if family.type != "counter":
+        return text
+    name = family.name.encode()
+    lines = text.split(b"\n", 2)
+    lines[:2] = [line.replace(name + b"_total", name, 1) for line in lines[:2]]
+    return b"\n".join(lines)

@@ -13,10 +13,9 @@ from naiad_backends.services import CustomMetrics, Services
 class ServerServices(Services):
     """Of one server. Made on its event loop."""
 
-    def __init__(self, dataplane: DataPlane, metrics: CustomMetrics) -> None:
+    def __init__(self, dataplane: DataPlane) -> None:
         self._loop = asyncio.get_running_loop()
         self._dataplane = dataplane
-        self._metrics = metrics
 
     @property
     def loop(self) -> asyncio.AbstractEventLoop:
@@ -24,7 +23,7 @@ class ServerServices(Services):
 
     @property
     def metrics(self) -> CustomMetrics:
-        return self._metrics
+        return self._dataplane.custom_metrics
 
     async def infer(self, request: Request) -> Response:
         return await self._dataplane.infer(request)

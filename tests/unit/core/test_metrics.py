@@ -12,6 +12,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from tests.unit.core.nvml import Nvml
 from tests.unit.http.live import Gate, serving, write_models
 
+from naiad.core.custom_metrics import RESERVED
 from naiad.core.gpus import Gpus
 from naiad.core.host import Host
 from naiad.core.latencies import LatencyOptions
@@ -243,3 +244,9 @@ async def test_whatever_is_told_can_be_read(models: Path) -> None:
         allowed = {family.name + suffix for suffix in suffixes.get(family.type, ("",))}
         assert {name for name, _ in rows} <= allowed
     assert len(seen) == text.count("# TYPE") == text.count("# HELP") > 20
+
+
+async def test_models_cannot_take_the_servers_names(models: Path) -> None:
+    async with serving(models) as live:
+        text = await Metrics(live.dataplane.statistics, Host(0)).exposition()
+    assert [name for name in parsed(text) if not name.startswith(RESERVED)] == []
