@@ -18,6 +18,7 @@ from naiad_backends.python.process import WorkerProcess
 from naiad_backends.python.runtime.blocks import Pool, view
 from naiad_backends.python.runtime.frames import Kind
 from naiad_backends.python.runtime.parcel import Packer, Unpacker, pack
+from naiad_backends.python.runtime.runner import silent
 from naiad_backends.python.runtime.side import BYTES
 from naiad_backends.python.wire import read_request, response_head
 from naiad_backends.services import Services
@@ -93,7 +94,7 @@ class Beside:
             async with asyncio.timeout(seconds + 0.5):
                 return str(await answer)
         except TimeoutError:
-            return f"is_ready has not answered within {seconds:g} s"
+            return silent(seconds)
         except NaiadError as error:
             return str(error)
         finally:

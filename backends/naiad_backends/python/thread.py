@@ -29,7 +29,7 @@ from naiad_backends.python.runtime.heads import Outputs
 from naiad_backends.python.runtime.link import Call, Link, Plain
 from naiad_backends.python.runtime.request import InferenceRequest
 from naiad_backends.python.runtime.response import InferenceResponse
-from naiad_backends.python.runtime.runner import Left, ModelFailed, Runner
+from naiad_backends.python.runtime.runner import Left, ModelFailed, Runner, silent
 from naiad_backends.python.runtime.sender import Sink
 from naiad_backends.python.wire import (
     END,
@@ -43,6 +43,8 @@ from naiad_backends.python.wire import (
 from naiad_backends.services import Services
 
 logger = logging.getLogger(__name__)
+
+_OPINION_SECONDS = 5.0
 
 running: contextvars.ContextVar["_Running"] = contextvars.ContextVar("running")
 """What the calling thread executes."""
@@ -301,7 +303,12 @@ class ThreadInstance(StreamingInstance):
     async def unready(self) -> str:
         if not self._runner.has_opinion:
             return ""
-        return await asyncio.to_thread(self._runner.unready, 5.0)
+        opinion = asyncio.wrap_future(self._runner.opinion())
+        try:
+            async with asyncio.timeout(_OPINION_SECONDS):
+                return await asyncio.shield(opinion)
+        except TimeoutError:
+            return silent(_OPINION_SECONDS)
 
     def close(self) -> None:
         """Call `finalize`."""

@@ -6,12 +6,15 @@ Triton's Python backend, "Usage" and "Decoupled mode" of its README.
 
 import asyncio
 import contextlib
+import contextvars
 import inspect
 import logging
 import threading
 import traceback
 from collections.abc import Callable, Coroutine, Sequence
+from concurrent.futures import Future
 from enum import Enum
+from functools import partial
 from typing import Any
 
 from naiad_backends.python.runtime.errors import TritonError, in_short
@@ -40,6 +43,11 @@ class Left(Enum):
 Outcome = InferenceResponse | Left
 
 
+def silent(seconds: float) -> str:
+    """Why a model that says nothing is not ready."""
+    return f"is_ready has not answered within {seconds:g} s"
+
+
 class Runner:
     """One instance of a model."""
 
@@ -53,6 +61,8 @@ class Runner:
         self._loop: asyncio.AbstractEventLoop | None = None
         self.looping = 0
         """Identity of the event loop's thread, 0 if there is none."""
+        self._opinion: Future[str] | None = None
+        self._lock = threading.Lock()
 
     def initialize(self, args: dict[str, str]) -> None:
         """Call `initialize` if there is one. Raises ModelFailed."""
@@ -137,22 +147,36 @@ class Runner:
     # -- readiness
 
     def unready(self, seconds: float) -> str:
-        """Ask `is_ready`: empty for yes, else why not. Beside `execute`, on another thread."""
-        method = getattr(self._model, "is_ready", None)
-        if method is None:
-            return ""
+        """Ask `is_ready`, and wait for so long: empty for yes, else why not."""
         try:
-            result = method()
-            if inspect.iscoroutine(result):
-                result = self._wait(result, seconds)
+            return self.opinion().result(seconds)
         except TimeoutError:
-            return f"is_ready has not answered within {seconds:g} s"
-        except Exception as error:
+            return silent(seconds)
+
+    def opinion(self) -> "Future[str]":
+        """The same without waiting. `is_ready` runs beside `execute`, on a thread of its own. Until
+        it has come back it is not called again: all who ask get the answer of that call."""
+        with self._lock:
+            opinion = self._opinion
+            if opinion is None or opinion.done():
+                opinion = self._opinion = Future()
+                work = partial(contextvars.copy_context().run, self._ask, opinion)
+                threading.Thread(target=work, name="is_ready", daemon=True).start()
+            return opinion
+
+    def _ask(self, opinion: "Future[str]") -> None:
+        try:
+            result = self._model.is_ready()
+            if inspect.iscoroutine(result):
+                result = self._wait(result)
+        except BaseException as error:
             self._complain(traceback.format_exc())
-            return f"is_ready failed: {in_short(error)}"
+            opinion.set_result(f"is_ready failed: {in_short(error)}")
+            return
         if not isinstance(result, bool):
-            return f"is_ready returned {_kind(result)}, not a bool"
-        return "" if result else "is_ready says no"
+            opinion.set_result(f"is_ready returned {_kind(result)}, not a bool")
+        else:
+            opinion.set_result("" if result else "is_ready says no")
 
     @property
     def has_opinion(self) -> bool:
@@ -161,8 +185,8 @@ class Runner:
 
     # -- the event loop of async methods
 
-    def _wait(self, work: Coroutine[Any, Any, Any], seconds: float | None = None) -> Any:
-        return asyncio.run_coroutine_threadsafe(work, self._running_loop()).result(seconds)
+    def _wait(self, work: Coroutine[Any, Any, Any]) -> Any:
+        return asyncio.run_coroutine_threadsafe(work, self._running_loop()).result()
 
     def _begin(self, requests: Sequence[InferenceRequest]) -> None:
         """Let `execute` of a decoupled model run beside the next ones."""
@@ -180,13 +204,14 @@ class Runner:
         asyncio.run_coroutine_threadsafe(execute(), self._running_loop())
 
     def _running_loop(self) -> asyncio.AbstractEventLoop:
-        if self._loop is None:
-            self._loop = asyncio.new_event_loop()
-            thread = threading.Thread(target=_run_loop, args=(self._loop,), daemon=True)
-            thread.name = "event loop"
-            thread.start()
-            self.looping = thread.ident or 0
-        return self._loop
+        with self._lock:
+            if self._loop is None:
+                self._loop = asyncio.new_event_loop()
+                thread = threading.Thread(target=_run_loop, args=(self._loop,), daemon=True)
+                thread.name = "event loop"
+                thread.start()
+                self.looping = thread.ident or 0
+            return self._loop
 
 
 def _run_loop(loop: asyncio.AbstractEventLoop) -> None:
