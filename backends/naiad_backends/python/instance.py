@@ -289,7 +289,7 @@ class ProcessInstance(RemoteInstance):
             responses[index] = early
 
     def _part(self, said: Any, unpacker: Unpacker) -> None:
-        number, index, head, final, _ = said
+        number, index, head, final = said
         batch = self._batches.get(number)
         if batch is None:
             return

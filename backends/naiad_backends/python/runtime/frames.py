@@ -49,13 +49,14 @@ def to_worker(kind: Kind, head: Any, data: bytes = b"", block: int = 0) -> bytes
     return HEADER.pack(len(text), len(data), block, kind) + text + data
 
 
-def to_server(kind: Kind, head: Any, data: bytes = b"", block: int = 0) -> bytes:
-    """The bytes of a message to the server."""
-    text = _encode(head).encode("ascii")
+def to_server(kind: int, head: str, data: bytes = b"", block: int = 0) -> bytes:
+    """The bytes of a message to the server.  head: as `encode` gives it."""
+    text = head.encode("ascii")
     return HEADER.pack(len(text), len(data), block, kind) + text + data
 
 
-_encode = json.JSONEncoder(separators=(",", ":"), check_circular=False).encode
+encode = json.JSONEncoder(separators=(",", ":"), check_circular=False).encode
+"""Plain values as JSON text, all of it ASCII."""
 
 
 class Frames:
@@ -113,8 +114,12 @@ class Port:
         kind, head, body, block = self._ready.pop()
         return kind, marshal.loads(head), body, block
 
-    def write(self, kind: Kind, head: Sequence[Any], data: bytes = b"", block: int = 0) -> None:
+    def write(self, kind: int, head: Sequence[Any], data: bytes = b"", block: int = 0) -> None:
         """Send a message. Waits while the server does not read."""
+        self.write_text(kind, encode(head), data, block)
+
+    def write_text(self, kind: int, head: str, data: bytes = b"", block: int = 0) -> None:
+        """The same with a head that is JSON already."""
         message = to_server(kind, head, data, block)
         with self._lock:
             self._channel.sendall(message)

@@ -10,6 +10,7 @@ from typing import Any
 
 from naiad_backends.datatypes import DATATYPES
 from naiad_backends.python.runtime.errors import ErrorCode, TritonError, TritonModelException
+from naiad_backends.python.runtime.frames import encode
 from naiad_backends.python.runtime.parcel import Packer, Unpacker
 from naiad_backends.python.runtime.request import InferenceRequest
 from naiad_backends.python.runtime.response import InferenceResponse
@@ -20,10 +21,11 @@ from naiad_backends.python.runtime.tensor import Tensor
 OUTPUTS, ERROR = 0, 1
 """[OUTPUTS, tensors, parameters] and [ERROR, code, message]."""
 
-LEFT = {Left.AGAIN: 2, Left.LATER: 3, Left.STREAM: 4}
+AGAIN, LATER, STREAM = 2, 3, 4
+LEFT = {Left.AGAIN: f"[{AGAIN}]", Left.LATER: f"[{LATER}]", Left.STREAM: f"[{STREAM}]"}
 """[number]: there is no response yet."""
 
-AGAIN, LATER, STREAM = LEFT.values()
+_MOST_KNOWN = 1024
 
 Head = Sequence[Any]
 
@@ -45,6 +47,7 @@ class Outputs:
         self._complain = complain
         self._strict = strict
         self._warned: set[str] = set()
+        self._known: dict[tuple[str, str, tuple[int, ...]], str] = {}
 
     def choose(
         self, response: InferenceResponse, wanted: Sequence[str]
@@ -53,66 +56,71 @@ class Outputs:
         error = response.error()
         if error is not None:
             return error
-        tensors = []
-        for tensor in response.output_tensors():
-            name = tensor.name()
-            spec = self._specs.get(name)
-            if spec is None:
-                return TritonError(
-                    f"the model gave an output '{name}' that its configuration does not have;"
-                    f" it has {', '.join(self._specs)}",
-                    ErrorCode.INVALID_ARG,
-                )
-            if name not in wanted:
-                continue
-            if tensor.datatype != spec[0] or not _fits(tensor.shape(), spec[1]):
-                wrong = self._wrong(tensor, spec)
+        for tensor in response.tensors:
+            described = tensor.described()
+            if described not in self._known:
+                wrong = self._learn(*described)
                 if wrong is not None:
                     return wrong
-            tensors.append(tensor)
-        return tensors
+        return [tensor for tensor in response.tensors if tensor.name() in wanted]
 
-    def _wrong(self, tensor: Tensor, spec: tuple[str, Sequence[int]]) -> TritonError | None:
-        text = (
-            f"output '{tensor.name()}' is {tensor.datatype} {tensor.shape()}, but its configuration"
-            f" says {spec[0]} {list(spec[1])}"
-        )
-        if self._strict:
-            return TritonError(text, ErrorCode.INVALID_ARG)
-        if tensor.name() not in self._warned:
-            self._warned.add(tensor.name())
-            self._complain(text)
+    def pack(self, response: InferenceResponse, wanted: Sequence[str], packer: Packer) -> str:
+        """The head of a response as JSON text; its tensors go into the packer."""
+        error = response.error()
+        if error is not None:
+            return error_head(error.code(), error.message())
+        known = self._known
+        parts = []
+        try:
+            for tensor in response.tensors:
+                described = tensor.described()
+                if described not in known:
+                    wrong = self._learn(*described)
+                    if wrong is not None:
+                        return error_head(wrong.code(), wrong.message())
+                if described[0] in wanted:
+                    place = packer.add(tensor.wire())
+                    parts.append("%s%d,%d,%d]" % (known[described], *place))  # noqa: UP031
+        except TritonModelException as failure:
+            return error_head(ErrorCode.INTERNAL, str(failure))
+        values = response.values()
+        return f"[{OUTPUTS},[{','.join(parts)}],{encode(values) if values else '{}'}]"
+
+    def _learn(self, name: str, datatype: str, shape: tuple[int, ...]) -> TritonError | None:
+        """Hold an output against the configuration, and remember its head if it may go out."""
+        spec = self._specs.get(name)
+        if spec is None:
+            return TritonError(
+                f"the model gave an output '{name}' that its configuration does not have;"
+                f" it has {', '.join(self._specs)}",
+                ErrorCode.INVALID_ARG,
+            )
+        if datatype != spec[0] or not _fits(shape, spec[1]):
+            text = (
+                f"output '{name}' is {datatype} {list(shape)}, but its configuration says"
+                f" {spec[0]} {list(spec[1])}"
+            )
+            if self._strict:
+                return TritonError(text, ErrorCode.INVALID_ARG)
+            if name not in self._warned:
+                self._warned.add(name)
+                self._complain(text)
+        if len(self._known) >= _MOST_KNOWN:
+            self._known.clear()
+        self._known[name, datatype, shape] = f"{encode([name, datatype, shape])[:-1]},"
         return None
 
-    def pack(self, response: InferenceResponse, wanted: Sequence[str], packer: Packer) -> Head:
-        """The head of a response; its tensors go into the packer."""
-        chosen = self.choose(response, wanted)
-        if isinstance(chosen, TritonError):
-            return error_head(chosen.code(), chosen.message())
-        try:
-            tensors = [
-                (tensor.name(), tensor.datatype, tensor.shape(), *packer.add(tensor.wire()))
-                for tensor in chosen
-            ]
-        except TritonModelException as error:
-            return error_head(ErrorCode.INTERNAL, str(error))
-        return OUTPUTS, tensors, response.values()
 
-
-def error_head(code: int, message: str) -> Head:
-    """The head of an error response."""
+def error_head(code: int, message: str) -> str:
+    """The head of an error response as JSON text."""
     # Half a surrogate pair, as in a file's name, is no text that JSON readers take.
-    return ERROR, int(code), message.encode("utf-8", "replace").decode()
+    return encode([ERROR, int(code), message.encode("utf-8", "replace").decode()])
 
 
 def _fits(shape: Sequence[int], dims: Sequence[int]) -> bool:
     if len(shape) != len(dims):
         return False
-    # A loop, because this runs for each output of each response.
-    for size, dim in zip(shape, dims, strict=True):  # noqa: SIM110
-        if dim not in (-1, size):
-            return False
-    return True
+    return all(dim in (-1, size) for size, dim in zip(shape, dims, strict=True))
 
 
 def read_tensors(heads: Sequence[Head], unpacker: Unpacker) -> tuple[Tensor, ...]:

@@ -26,6 +26,14 @@ def get_model_dir() -> str:
     return found
 
 
+def _lend_name() -> None:
+    """Let models import `triton_python_backend_utils`, whatever is on their path."""
+    from naiad_backends.python.runtime import pb_utils
+
+    for name in ("triton_python_backend_utils", "c_python_backend_utils"):
+        sys.modules.setdefault(name, pb_utils)
+
+
 def load_alone(file: Path, version: Path) -> Any:
     """The class of the one model of this process, imported as Triton does: as `<version>.<stem>`,
     with the version's folder, the model's, and the file's own ahead on `sys.path`.
@@ -33,6 +41,7 @@ def load_alone(file: Path, version: Path) -> Any:
     Raises what the import raises, and TritonModelException if there is no such class.
     """
     global _only
+    _lend_name()
     _only = str(version)
     sys.path[:0] = list(dict.fromkeys(map(str, (file.parent, version, version.parent))))
     if file.parent == version:
@@ -50,6 +59,7 @@ def load_beside(file: Path, version: Path, name: str) -> Any:
 
     name: different for each load.
     """
+    _lend_name()
     spec = importlib.util.spec_from_file_location(name, file, submodule_search_locations=[])
     if spec is None or spec.loader is None:
         raise TritonModelException(f"{file} is no Python file")

@@ -187,6 +187,11 @@ class InferenceRequest:
         """The parameters as they are."""
         return self._parameters
 
+    @property
+    def wanted(self) -> tuple[str, ...]:
+        """The names of the outputs that it asks for."""
+        return self._outputs
+
     def trace(self) -> InferenceTrace:
         """What it belongs to; pass it on to requests for other models."""
         return self._trace or InferenceTrace()

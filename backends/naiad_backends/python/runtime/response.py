@@ -80,6 +80,13 @@ class InferenceResponse:
         """All parameters as JSON text."""
         return json.dumps(self._parameters)
 
+    # -- for the channel
+
+    @property
+    def tensors(self) -> tuple[Tensor, ...]:
+        """The outputs as they are."""
+        return self._tensors
+
     def values(self) -> dict[str, Any]:
         """The parameters as they are."""
         return self._parameters

@@ -38,6 +38,8 @@ _BY_NUMPY = {
     np.dtype(kind.numpy): name for name, kind in DATATYPES.items() if name not in ("BF16", "BYTES")
 }
 
+_SMALL = 4_096
+
 
 class Tensor:
     """Source: Triton's Python backend, `pb_utils.Tensor`."""
@@ -175,6 +177,10 @@ class Tensor:
         """The wire name of the data type."""
         return self._datatype
 
+    def described(self) -> tuple[str, str, tuple[int, ...]]:
+        """Name, datatype and shape."""
+        return self._name, self._datatype, self._shape
+
     def wire(self) -> Buffer:
         """Contiguous bytes in the v2 binary form; a view where there is no need for a copy."""
         if self._wire is not None and (self._array is None or self._datatype == "BYTES"):
@@ -182,7 +188,10 @@ class Tensor:
         if self._foreign is not None:
             return _fetched(self._name, self._foreign).reshape(-1).view(np.uint8).data
         array = self.as_numpy()
-        return array.reshape(-1).view(np.uint8).data if array.size else b""
+        # A view costs three steps; up to some size a copy costs less than that.
+        if array.nbytes <= _SMALL:
+            return array.tobytes()
+        return array.reshape(-1).view(np.uint8).data
 
     def kept(self) -> Buffer:
         """The same, safe from a model that goes on writing into an array that it has given away: a

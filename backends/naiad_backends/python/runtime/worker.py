@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import Any
 
 from naiad_backends.python.runtime import link as links
-from naiad_backends.python.runtime.blocks import Block, Mapped, Pool, announcer
+from naiad_backends.python.runtime.blocks import Mapped, Pool, announcer
 from naiad_backends.python.runtime.errors import ErrorCode, in_short
 from naiad_backends.python.runtime.frames import Kind, Port
-from naiad_backends.python.runtime.heads import LEFT, OUTPUTS, Outputs, error_head, read_request
+from naiad_backends.python.runtime.heads import LEFT, Outputs, error_head, read_request
 from naiad_backends.python.runtime.link import Plain
 from naiad_backends.python.runtime.logger import install
 from naiad_backends.python.runtime.module import load_alone
@@ -29,6 +29,9 @@ from naiad_backends.python.runtime.response import InferenceResponse
 from naiad_backends.python.runtime.runner import Left, ModelFailed, Runner
 from naiad_backends.python.runtime.sender import Sink
 from naiad_backends.python.runtime.side import Memory, Side
+
+# Members of an enumeration are slow to reach.
+_RESULT, _PART = int(Kind.RESULT), int(Kind.PART)
 
 _NO_CALLS = "other models can be called in execute, and in threads that it has begun, not in {}"
 
@@ -61,7 +64,7 @@ class Worker:
         self._batches: dict[int, _Batch] = {}
         self._executing = 0
         self._main = threading.get_ident()
-        self._runner: Runner | None = None
+        self._runner: Runner
 
     # -- the beginning and the end
 
@@ -96,7 +99,7 @@ class Worker:
         hidden = head["hidden"]
         self._names = tuple(name for name in head["outputs"] if name not in hidden)
         self._outputs = Outputs(head["outputs"], self._warn, head["strict_outputs"])
-        runner = self._runner = Runner(model, self._decoupled, _complain)
+        self._runner = runner = Runner(model, self._decoupled, _complain)
         self._side.forbidden = _NO_CALLS.format("initialize")
         runner.initialize(head["args"])
         self._side.forbidden = ""
@@ -129,8 +132,7 @@ class Worker:
                 break
             del head, data
         self._side.forbidden = _NO_CALLS.format("finalize")
-        if self._runner is not None:
-            self._runner.finalize()
+        self._runner.finalize()
 
     # -- batches
 
@@ -145,14 +147,12 @@ class Worker:
             for index, one in enumerate(heads)
         ]
         del unpacker
-        batch.wanted = wanted = [request.requested_output_names() for request in requests]
+        batch.wanted = wanted = [request.wanted for request in requests]
         self._batches[number] = batch
         self._executing = number
-        runner = self._runner
-        assert runner is not None
         begin = time.perf_counter_ns()
         try:
-            outcomes: Sequence[InferenceResponse | Left] = runner.run(requests)
+            outcomes = self._runner.run(requests)
         except ModelFailed as error:
             self._work.write(Kind.RESULT, [number, start, begin, 0, str(error), []])
             self._batches.pop(number, None)
@@ -161,18 +161,21 @@ class Worker:
             self._executing = 0
         end = time.perf_counter_ns()
         packer = Packer(self._memory.mapped)
-        results = [
-            self._outputs.pack(outcome, names, packer)
-            if isinstance(outcome, InferenceResponse)
-            else (LEFT[outcome],)
-            for outcome, names in zip(outcomes, wanted, strict=True)
-        ]
-        if Left.LATER not in outcomes and Left.STREAM not in outcomes:
-            self._batches.pop(number, None)
+        finished = True
+        results = []
+        for outcome, names in zip(outcomes, wanted, strict=True):
+            if isinstance(outcome, Left):
+                results.append(LEFT[outcome])
+                finished = finished and outcome is Left.AGAIN
+            else:
+                results.append(self._outputs.pack(outcome, names, packer))
+        if finished:
+            del self._batches[number]
         answer, own = self._pack(packer, results)
-        del outcomes, packer
-        result = [number, start, begin, end, results, self._memory.released()]
-        self._work.write(Kind.RESULT, result, answer, own.number if own else 0)
+        del outcomes, packer, outcome
+        released = self._memory.released()
+        result = f"[{number},{start},{begin},{end},[{','.join(results)}],{released}]"
+        self._work.write_text(_RESULT, result, answer, own)
 
     def part(
         self,
@@ -184,27 +187,26 @@ class Worker:
     ) -> None:
         """Send a response outside of a result. Any thread."""
         packer = Packer(self._memory.mapped)
-        head = None if response is None else self._outputs.pack(response, wanted, packer)
-        heads = [head]
-        data, block = self._pack(packer, heads)
-        part = [number, index, heads[0], final, time.perf_counter_ns()]
-        self._work.write(Kind.PART, part, data, block.number if block else 0)
+        heads = ["null" if response is None else self._outputs.pack(response, wanted, packer)]
+        data, own = self._pack(packer, heads)
+        part = f"[{number},{index},{heads[0]},{'true' if final else 'false'}]"
+        self._work.write_text(_PART, part, data, own)
 
-    def _pack(self, packer: Packer, heads: list[Any]) -> tuple[bytes, Block | None]:
-        """`pack`; without memory for it, all heads with outputs become errors."""
+    def _pack(self, packer: Packer, heads: list[str]) -> tuple[bytes, int]:
+        """`pack`, with the block's number; without memory for it, all heads become errors."""
         try:
-            return pack(packer, self._memory.pool)
+            data, block = pack(packer, self._memory.pool)
         except OSError as error:
             failure = error_head(ErrorCode.INTERNAL, f"no memory to share: {error.strerror}")
-            heads[:] = [failure if head and head[0] == OUTPUTS else head for head in heads]
-            return b"", None
+            heads[:] = [failure] * len(heads)
+            return b"", 0
+        return data, block.number if block else 0
 
     def _batch_of_caller(self) -> int:
         """The batch whose execution waits for the calling thread."""
         caller = threading.get_ident()
-        waits = caller == self._main or (
-            self._runner is not None and caller == self._runner.looping and not self._decoupled
-        )
+        looping = caller == self._runner.looping and not self._decoupled
+        waits = caller == self._main or looping
         return self._executing if waits else 0
 
     # -- what the server says beside its work
@@ -226,7 +228,7 @@ class Worker:
                 batch.gone.add(arguments[1])
         elif what == "ended":
             self._batches.pop(arguments[0], None)
-        elif what == "unready" and self._runner is not None:
+        elif what == "unready":
             return self._runner.unready(arguments[0])
         return None
 
