@@ -4,7 +4,6 @@ Finds the file and the interpreter, asks the model to complete its configuration
 """
 
 import asyncio
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -31,7 +30,8 @@ _COMPLETE = b"auto_complete_config"
 
 
 class PythonBackend(Backend):
-    """Options: `stub-timeout-seconds` (30), `execute-timeout-seconds` (0, none).
+    """Options: `stub-timeout-seconds` (30), `execute-timeout-seconds` (0, none), `cache-folder`
+    (where archives of environments are unpacked).
 
     Model parameters: `EXECUTION`, `EXECUTION_ENV_PATH`, `EXECUTE_TIMEOUT_SECONDS`,
     `STRICT_OUTPUTS`.
@@ -44,6 +44,7 @@ class PythonBackend(Backend):
         """
         super().__init__(options)
         self._folder = folder
+        self._cache = Path(options.get("cache-folder") or Path.home() / ".cache" / "naiad")
         place = "--backend-config=python,{}"
         self._start = _seconds(options, "stub-timeout-seconds", "30", place)
         self._execute = _seconds(options, "execute-timeout-seconds", "0", place)
@@ -118,7 +119,7 @@ class PythonBackend(Backend):
         text = spec.parameters.get("EXECUTION_ENV_PATH", "")
         if self._folder is not None:
             text = beside_backend(text, self._folder, spec.runtime)
-        environment = interpreter(text, spec.path.parent, cache_folder())
+        environment = interpreter(text, spec.path.parent, self._cache)
         check_interpreter(environment)
         return environment
 
@@ -133,15 +134,6 @@ class PythonBackend(Backend):
                 field="runtime" if self._folder is not None else "default_model_filename",
             )
         return file
-
-
-def cache_folder() -> Path:
-    """Where archives of environments are unpacked."""
-    root = os.environ.get("NAIAD_CACHE")
-    if root:
-        return Path(root)
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "naiad"
 
 
 def _mentions(folder: Path, word: bytes) -> bool:
