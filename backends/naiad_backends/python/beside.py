@@ -69,15 +69,14 @@ class Beside:
         """The worker is done with these blocks of ours."""
         for number in numbers:
             self._pool.release(number)
-        if self._released:
-            self.tell_released()
+        self.tell_released()
 
     def tell_released(self) -> None:
         """Tell the worker which of its blocks are done with."""
-        numbers = []
-        while self._released:
-            numbers.append(self._released.popleft())
-        if numbers:
+        if self._released:
+            numbers = []
+            while self._released:
+                numbers.append(self._released.popleft())
             self._tell("release", numbers)
 
     def _tell(self, what: str, *arguments: Any) -> None:

@@ -18,11 +18,14 @@ def _package(folder: Path) -> None:
     spec.loader.exec_module(module)
 
 
+_here = Path(__file__).resolve().parent
+# Processes that a model starts by `multiprocessing` run this file, too, under another name.
+if _here.parent.name not in sys.modules:
+    _package(_here.parent)
+
 if __name__ == "__main__":
-    here = Path(__file__).resolve().parent
     # The script's own folder, which Python has put there, has files with common names.
-    sys.path[0] = str(here / "shims")
-    _package(here.parent)
+    sys.path[0] = str(_here / "shims")
     from naiad_backends.python.runtime.worker import main
 
     main([int(text) for text in sys.argv[1:]])

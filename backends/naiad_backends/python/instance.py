@@ -298,7 +298,10 @@ class ProcessInstance(RemoteInstance):
         if batch.responders:
             if index not in batch.open:
                 raise ValueError(f"a response to request {index} after its end")
-            batch.responders[index].send(response, final)
+            # The server may have ended the stream itself.
+            with contextlib.suppress(NaiadError):
+                batch.responders[index].send(response, final)
+            self._beside.tell_released()
             if final:
                 batch.open.discard(index)
                 self._forget(number, batch)

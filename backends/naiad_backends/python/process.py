@@ -81,22 +81,25 @@ class _Channel:
         self._loop.remove_writer(self.socket.fileno())
         self._flush()
 
-    def read(self) -> None:
-        """Take what has come in."""
+    def read(self) -> bool:
+        """Take what has come in; whether there was anything."""
+        if not self._open:
+            return False
         try:
             data = self.socket.recv(_READ)
-            if not data:
-                self._loop.remove_reader(self.socket.fileno())
-                return
             for message in self._frames.feed(data):
                 self._take(*message)
         except (BlockingIOError, InterruptedError):
-            return
+            return False
         except OSError:
-            self._loop.remove_reader(self.socket.fileno())
+            data = b""
         except Exception:
             logger.exception("a worker's message could not be read")
+            data = b""
             self._broken()
+        if not data:
+            self._loop.remove_reader(self.socket.fileno())
+        return bool(data)
 
     def close(self) -> None:
         if self._open:
@@ -287,7 +290,8 @@ class WorkerProcess:
     def _is_gone(self, code: int) -> None:
         # What it said last may still be on its way.
         for channel in (self._work, self._side):
-            channel.read()
+            while channel.read():
+                pass
         self._reason = self._reason or _how(code)
         self._gone.set()
         self._close()

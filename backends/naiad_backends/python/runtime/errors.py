@@ -4,7 +4,7 @@ Source: Triton's Python backend, `TritonError` and `TritonModelException`.
 """
 
 from enum import IntEnum
-from traceback import extract_tb
+from traceback import StackSummary, TracebackException, extract_tb
 
 from naiad_backends.errors import Code, NaiadError
 
@@ -84,6 +84,17 @@ def in_short(error: BaseException) -> str:
     last = frames[-1]
     file = last.filename.replace("\\", "/").rsplit("/", 1)[-1]
     return f"{line} ({file}, line {last.lineno}, in {last.name})"
+
+
+def at_length(error: BaseException) -> str:
+    """An exception's traceback without the lines that are not the model's."""
+    shown = TracebackException.from_exception(error)
+    inner: TracebackException | None = shown
+    while inner is not None:
+        theirs = [frame for frame in inner.stack if not _ours(frame.filename)]
+        inner.stack = StackSummary.from_list(theirs) if theirs else inner.stack
+        inner = inner.__cause__ or inner.__context__
+    return "".join(shown.format()).rstrip("\n")
 
 
 def _ours(filename: str) -> bool:

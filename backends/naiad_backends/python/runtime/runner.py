@@ -10,14 +10,13 @@ import contextvars
 import inspect
 import logging
 import threading
-import traceback
 from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import Future
 from enum import Enum
 from functools import partial
 from typing import Any
 
-from naiad_backends.python.runtime.errors import TritonError, in_short
+from naiad_backends.python.runtime.errors import TritonError, at_length, in_short
 from naiad_backends.python.runtime.request import InferenceRequest
 from naiad_backends.python.runtime.response import InferenceResponse
 
@@ -128,7 +127,7 @@ class Runner:
         return [_streamed(request) for request in requests]
 
     def _failed(self, requests: Sequence[InferenceRequest], error: Exception) -> ModelFailed:
-        self._complain(traceback.format_exc())
+        self._complain(at_length(error))
         text = f"the model failed: {in_short(error)}"
         _end_all(requests, text)
         # The traceback's frames hold requests and tensors, maybe in a cycle.
@@ -141,7 +140,7 @@ class Runner:
             if inspect.iscoroutine(result):
                 self._wait(result)
         except Exception as error:
-            self._complain(traceback.format_exc())
+            self._complain(at_length(error))
             raise ModelFailed(f"{name} failed: {in_short(error)}") from None
 
     # -- readiness
@@ -170,7 +169,7 @@ class Runner:
             if inspect.iscoroutine(result):
                 result = self._wait(result)
         except BaseException as error:
-            self._complain(traceback.format_exc())
+            self._complain(at_length(error))
             opinion.set_result(f"is_ready failed: {in_short(error)}")
             return
         if not isinstance(result, bool):

@@ -4,6 +4,7 @@ The main thread takes batches from the server and runs them; a second one reads 
 says. The process ends when the server asks for it, and at once when the server is gone.
 """
 
+import faulthandler
 import fcntl
 import os
 import platform
@@ -18,7 +19,7 @@ from typing import Any
 
 from naiad_backends.python.runtime import link as links
 from naiad_backends.python.runtime.blocks import Mapped, Pool, announcer
-from naiad_backends.python.runtime.errors import ErrorCode, in_short
+from naiad_backends.python.runtime.errors import ErrorCode, at_length, in_short
 from naiad_backends.python.runtime.frames import Kind, Port
 from naiad_backends.python.runtime.heads import LEFT, Outputs, error_head, read_request
 from naiad_backends.python.runtime.link import Plain
@@ -85,7 +86,7 @@ class Worker:
         except Exception as error:
             text = str(error) if isinstance(error, ModelFailed) else in_short(error)
             if not isinstance(error, ModelFailed):
-                sys.excepthook(type(error), error, error.__traceback__)
+                self._complain(at_length(error))
             self._work.write(Kind.FAILED, [text.encode("utf-8", "replace").decode()])
             sys.stderr.flush()
             return
@@ -99,7 +100,7 @@ class Worker:
         hidden = head["hidden"]
         self._names = tuple(name for name in head["outputs"] if name not in hidden)
         self._outputs = Outputs(head["outputs"], self._warn, head["strict_outputs"])
-        self._runner = runner = Runner(model, self._decoupled, _complain)
+        self._runner = runner = Runner(model, self._decoupled, self._complain)
         self._side.forbidden = _NO_CALLS.format("initialize")
         runner.initialize(head["args"])
         self._side.forbidden = ""
@@ -235,10 +236,8 @@ class Worker:
     def _warn(self, text: str) -> None:
         self._side.tell("log", "WARNING", text, "", 0, "")
 
-
-def _complain(text: str) -> None:
-    sys.stderr.write(text)
-    sys.stderr.flush()
+    def _complain(self, text: str) -> None:
+        self._side.tell("log", "ERROR", text, "", 0, "")
 
 
 def _die_with_server(lifeline: int) -> None:
@@ -258,6 +257,8 @@ def main(descriptors: Sequence[int]) -> None:
     for descriptor in descriptors:
         os.set_inheritable(descriptor, False)
     _die_with_server(lifeline)
+    # A crash in native code leaves at least the Python lines that led to it in the log.
+    faulthandler.enable()
     # What a model prints has to arrive before it is killed; a server that is told to end by ^C ends
     # its workers itself.
     for stream in (sys.stdout, sys.stderr):
