@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 from naiad_backends.errors import NaiadError, invalid
+from naiad_backends.python.output import Voice
 from naiad_backends.services import Services
 
 _LEVELS = {
@@ -25,7 +26,7 @@ class Calls:
         """model, instance: names of who asks."""
         self._services = services
         self._model = model
-        self._logger = logging.getLogger(instance)
+        self._voice = Voice(services.loop, instance)
         # Instances of a model and of its successor have the same names for a while.
         metrics, owner = services.metrics, f"{instance} {next(_OWNERS)}"
         self._owner = owner
@@ -67,10 +68,8 @@ class Calls:
         await self._services.load_model(self._model, name, parameters)
 
     def _log(self, severity: str, text: str, file: str, line: int, source: str) -> None:
-        level = _LEVELS.get(severity, logging.INFO)
         where = f" ({file}:{line})" if file else ""
-        logger = self._logger.getChild(source) if source else self._logger
-        logger.log(level, "%s%s", text, where)
+        self._voice.write(_LEVELS.get(severity, logging.INFO), f"{text}{where}", source)
 
 
 def text(error: BaseException) -> str:

@@ -70,6 +70,9 @@ class LocalLink(Link):
         found = running.get(None)
         return self._anybody if found is None else found.calls
 
+    def bound(self) -> Link:
+        return _BoundLink(self._services, self._calls())
+
     def call(self, what: str, *arguments: Plain) -> Plain:
         work = self._calls().call(what, arguments)
         try:
@@ -94,6 +97,17 @@ class LocalLink(Link):
             raise TritonModelException(found.forbidden)
         callers = () if found is None else found.callers
         return _Inference(self._services, _to_server(request, callers), decoupled)
+
+
+class _BoundLink(LocalLink):
+    """The link of one model, whoever uses it."""
+
+    def __init__(self, services: Services, calls: Calls) -> None:
+        self._services = services
+        self._bound = calls
+
+    def _calls(self) -> Calls:
+        return self._bound
 
 
 async def _plain(work: Any) -> Plain:

@@ -41,6 +41,10 @@ class Link(ABC):
     def tell(self, what: str, *arguments: Plain) -> None:
         """Say something that has no answer; a mistake in it is written to the log."""
 
+    def bound(self) -> "Link":
+        """The way to the server in the name of whoever asks now, for later and any thread."""
+        return self
+
     @abstractmethod
     def infer(self, request: "InferenceRequest", decoupled: bool) -> Call:
         """Begin an inference on another model."""

@@ -120,7 +120,7 @@ class MetricFamily:
             )
         self.name = name
         self.kind = MetricKind(kind)
-        self.way = link()
+        self.way = link().bound()
         self.handles: set[int] = set()
         UPDATES.start()
         UPDATES.flush()
@@ -239,6 +239,11 @@ class Updates:
         if not self._awake:
             self._awake = True
             self._wakes.put(None)
+
+    @property
+    def waiting(self) -> bool:
+        """Whether there is anything to flush."""
+        return bool(self._waiting)
 
     def flush(self) -> None:
         """Say now all that was added before this call."""

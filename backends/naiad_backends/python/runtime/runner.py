@@ -17,6 +17,7 @@ from functools import partial
 from typing import Any
 
 from naiad_backends.python.runtime.errors import TritonError, at_length, in_short
+from naiad_backends.python.runtime.metrics import UPDATES
 from naiad_backends.python.runtime.request import InferenceRequest
 from naiad_backends.python.runtime.response import InferenceResponse
 
@@ -99,6 +100,8 @@ class Runner:
             raise self._failed(requests, error) from error
         finally:
             requests.clear()
+            if UPDATES.waiting:
+                UPDATES.flush()
 
     # -- what execute gave
 
@@ -142,6 +145,8 @@ class Runner:
         except Exception as error:
             self._complain(at_length(error))
             raise ModelFailed(f"{name} failed: {in_short(error)}") from None
+        finally:
+            UPDATES.flush()
 
     # -- readiness
 
