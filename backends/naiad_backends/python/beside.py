@@ -3,6 +3,7 @@ and what is told to a worker that is busy."""
 
 import asyncio
 import itertools
+import json
 import logging
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -117,7 +118,7 @@ class Beside:
 
     def take(self, kind: int, head: bytes, data: bytearray, block: int) -> None:
         """A message. Raises ValueError, KeyError or TypeError for what is none of ours."""
-        said = orjson.loads(head)
+        said = _read(head)
         if kind in (Kind.ANSWER, Kind.ERROR):
             answer = self._waiting.get(said[0])
             if answer is not None and not answer.done():
@@ -228,6 +229,16 @@ class Beside:
         self._process.send_beside(
             Kind.RESPONSE, (number, head, final), data, block.number if block else 0
         )
+
+
+def _read(head: bytes) -> Any:
+    try:
+        return orjson.loads(head)
+    except orjson.JSONDecodeError:
+        # What a metric is set to may be infinite or not a number, which only Python's JSON can say.
+        said = json.loads(head)
+        orjson.dumps(said)
+        return said
 
 
 def _failed(error: Exception) -> Response:

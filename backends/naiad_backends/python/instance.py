@@ -9,6 +9,7 @@ import asyncio
 import concurrent.futures
 import contextlib
 import logging
+import time
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -50,6 +51,10 @@ _AHEAD = 16
 
 _LARGE = 1_048_576
 """Bytes whose copy is made beside the event loop."""
+
+_OF_STREAMS = (heads.STREAM, heads.AGAIN)
+_OF_OTHERS = (heads.OUTPUTS, heads.ERROR, heads.AGAIN, heads.LATER)
+"""What may become of a request, by whether the model is decoupled."""
 
 _TIDY_SECONDS = 5.0
 _SOON_SECONDS = 1.0
@@ -255,6 +260,10 @@ class ProcessInstance(RemoteInstance):
 
     def _result(self, said: Any, unpacker: Unpacker) -> None:
         number, start, begin, end, results, released = said
+        if number != next(iter(self._flying), None):
+            raise ValueError(f"the result of batch {number}, which is not what it executes")
+        if not 0 < start <= begin <= (end or begin) <= time.perf_counter_ns():
+            raise ValueError(f"a batch ran from {start} over {begin} to {end}")
         batch = self._flying.pop(number)
         self._watch_next(number)
         if isinstance(results, str):
@@ -270,9 +279,12 @@ class ProcessInstance(RemoteInstance):
             raise ValueError(f"{len(responses)} results for {len(batch.requests)} requests")
         execution = Execution(responses, begin, end)
         for index, head in enumerate(results):
-            if head[0] == heads.LATER:
+            kind = head[0]
+            if kind not in (_OF_STREAMS if batch.responders else _OF_OTHERS):
+                raise ValueError(f"a result of kind {kind}")
+            if kind == heads.LATER:
                 self._defer(batch, index, responses)
-            elif head[0] == heads.AGAIN:
+            elif kind == heads.AGAIN:
                 batch.open.discard(index)
         if batch.open and not batch.responders:
             batch.execution = execution
@@ -293,6 +305,8 @@ class ProcessInstance(RemoteInstance):
         batch = self._batches.get(number)
         if batch is None:
             return
+        if index not in range(len(batch.requests)):
+            raise ValueError(f"a response to request {index} of {len(batch.requests)}")
         batch.begun = True
         response = None if head is None else self._reader.response(head, unpacker)
         if batch.responders:
@@ -315,6 +329,8 @@ class ProcessInstance(RemoteInstance):
         if execution is None:
             batch.early[index] = response
             return
+        if index not in batch.open:
+            raise ValueError(f"a second response to request {index}")
         responses = list(execution.responses)
         responses[index] = response
         execution.responses = responses
@@ -362,7 +378,7 @@ class ProcessInstance(RemoteInstance):
     def _hangs(self, number: int) -> None:
         if number in self._flying:
             seconds = self._limits.execute_seconds
-            self._process.kill(f"execute has taken longer than {seconds:g} s")
+            self._process.abort(f"execute has taken longer than {seconds:g} s")
 
     # -- the end of a process
 
@@ -406,12 +422,13 @@ class ProcessInstance(RemoteInstance):
     async def _restart(self, wait: float) -> None:
         while True:
             await asyncio.sleep(wait)
-            self._new_worker()
             try:
+                self._new_worker()
                 await self.start()
                 logger.info("the worker of '%s' serves again", self.name)
                 return
-            except NaiadError as error:
+            except (NaiadError, OSError) as error:
+                # An OSError is of the server's own lack, such as of descriptors.
                 self._backoff.failed()
                 if self._backoff.exhausted:
                     text = f"its worker failed to start {_ATTEMPTS} times: {error}"

@@ -14,6 +14,7 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
+from traceback import extract_tb
 from typing import Any
 
 import orjson
@@ -33,6 +34,9 @@ _SCRIPT = Path(__file__).with_name("bootstrap.py")
 _READ = 262_144
 _STOP_SECONDS = 30.0
 
+_GRACE_SECONDS = 1.0
+"""For a process to end that cannot be spoken to any more, or is asked to end in its own way."""
+
 # Where a socket can keep messages apart, and does not lose any.
 _MESSAGES = getattr(socket, "SOCK_SEQPACKET", socket.SOCK_DGRAM)
 
@@ -40,12 +44,22 @@ _MESSAGES = getattr(socket, "SOCK_SEQPACKET", socket.SOCK_DGRAM)
 class _Channel:
     """The server's end of a socket to a worker."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, take: Take, broken: Callable[[], None]):
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        take: Take,
+        ended: Callable[[], None],
+        broken: Callable[[Exception], None],
+    ) -> None:
+        """ended: called when the other end is closed.  broken: when a message cannot be taken.
+        Nothing is read after either."""
         self.socket, self.other = socket.socketpair()
         self.socket.setblocking(False)
         self._loop = loop
         self._take = take
+        self._ended = ended
         self._broken = broken
+        self._reading = True
         self._frames = Frames()
         self._out: deque[bytes] = deque()
         self._flushing = False
@@ -83,28 +97,35 @@ class _Channel:
 
     def read(self) -> bool:
         """Take what has come in; whether there was anything."""
-        if not self._open:
+        if not self._reading:
             return False
         try:
             data = self.socket.recv(_READ)
-            for message in self._frames.feed(data):
-                self._take(*message)
         except (BlockingIOError, InterruptedError):
             return False
         except OSError:
             data = b""
-        except Exception:
-            logger.exception("a worker's message could not be read")
-            data = b""
-            self._broken()
         if not data:
+            self._read_no_more()
+            self._ended()
+            return False
+        try:
+            for message in self._frames.feed(data):
+                self._take(*message)
+        except Exception as error:
+            self._read_no_more()
+            self._broken(error)
+        return self._reading
+
+    def _read_no_more(self) -> None:
+        if self._reading:
+            self._reading = False
             self._loop.remove_reader(self.socket.fileno())
-        return bool(data)
 
     def close(self) -> None:
         if self._open:
             self._open = False
-            self._loop.remove_reader(self.socket.fileno())
+            self._read_no_more()
             self._loop.remove_writer(self.socket.fileno())
             self.socket.close()
             self.other.close()
@@ -134,12 +155,15 @@ class WorkerProcess:
         self._environment = environment
         self._output = output
         self._ended = ended
-        self._work = _Channel(loop, self._take, self._broken)
-        self._side = _Channel(loop, side, self._broken)
+        self._work = _Channel(loop, self._take, self._silent, self._broken)
+        self._side = _Channel(loop, side, self._silent, self._broken)
         self._blocks, self._other_blocks = socket.socketpair(type=_MESSAGES)
+        # A worker that takes no more of them must not hold up the server.
+        self._blocks.setblocking(False)
         self.mapped = Mapped(self._blocks)
         self.announce = announcer(self._blocks)
         self._answers: asyncio.Queue[tuple[int, bytes]] = asyncio.Queue()
+        self._said = 0
         self._process: subprocess.Popen[bytes] | None = None
         self._lifeline = -1
         self._reason = ""
@@ -153,28 +177,44 @@ class WorkerProcess:
         seconds: for the process to come up; loading the model may take longer. Raises INVALID_ARG
         with the model's text if it fails, INTERNAL if the process does. It has ended then.
         """
+        spawning = asyncio.ensure_future(asyncio.to_thread(self._spawn))
         try:
-            await asyncio.to_thread(self._spawn)
+            await asyncio.shield(spawning)
             async with asyncio.timeout(seconds):
                 await self._expect(Kind.HELLO)
             self._work.write(to_worker(Kind.START, head))
-            return await self._expect(Kind.READY)
+            said = await self._expect(Kind.READY)
+            if self._gone.is_set():
+                raise internal(f"worker '{self.name}' has ended: {self._reason}")
+            return said
         except TimeoutError:
-            self.kill(f"it has not come up within {seconds:g} s")
+            await self._give_up(f"it has not come up within {seconds:g} s")
             raise internal(
                 f"worker '{self.name}' has not come up within {seconds:g} s",
                 hint="raise --backend-config=python,stub-timeout-seconds",
             ) from None
-        except OSError as error:
-            self._close()
+        except (OSError, RuntimeError) as error:
+            # There are no more descriptors, processes or threads.
+            await self._give_up("it could not be started")
             raise internal(f"worker '{self.name}' cannot be started: {error}") from error
         except BaseException:
-            self.kill("it is not wanted any more")
+            # A thread that is starting the process cannot be cancelled.
+            await asyncio.wait((spawning,))
+            await self._give_up("it is not wanted any more")
             raise
+
+    async def _give_up(self, reason: str) -> None:
+        self.kill(reason)
+        if self._process is not None:
+            await self._gone.wait()
 
     def _spawn(self) -> None:
         lifeline, self._lifeline = os.pipe()
-        reading, writing = os.pipe()
+        try:
+            reading, writing = os.pipe()
+        except OSError:
+            os.close(lifeline)
+            raise
         given = (
             self._work.other.fileno(),
             self._side.other.fileno(),
@@ -201,7 +241,14 @@ class WorkerProcess:
                 one.close()
         self._loop.call_soon_threadsafe(self._output.read, reading)
         waiting = threading.Thread(target=self._wait, name=f"{self.name}: wait", daemon=True)
-        waiting.start()
+        try:
+            waiting.start()
+        except RuntimeError:
+            # Too many threads.
+            os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait()
+            self._process = None
+            raise
 
     async def _expect(self, wanted: Kind) -> bytes:
         getting = asyncio.ensure_future(self._answers.get())
@@ -222,6 +269,9 @@ class WorkerProcess:
 
     def _take(self, kind: int, head: bytes, data: bytearray, block: int) -> None:
         if kind in (Kind.HELLO, Kind.READY, Kind.FAILED):
+            if self._said == kind or self._said >= Kind.READY:
+                raise ValueError(f"message {kind} has come before")
+            self._said = kind
             self._answers.put_nowait((kind, head))
         else:
             self.work(kind, head, data, block)
@@ -244,8 +294,14 @@ class WorkerProcess:
         """Send on the channel beside it."""
         self._side.write(to_worker(kind, head, data, block))
 
-    def _broken(self) -> None:
-        self.kill("it has sent what is no message")
+    def _silent(self) -> None:
+        """It is about to end, or has closed what it needs to be of use."""
+        reason = "it has closed its connection to the server"
+        self._loop.call_later(_GRACE_SECONDS, self.kill, reason)
+
+    def _broken(self, error: Exception) -> None:
+        logger.error("worker '%s' has sent what cannot be read: %s", self.name, _in_short(error))
+        self.kill("it has sent what cannot be read")
 
     # -- the end
 
@@ -267,10 +323,19 @@ class WorkerProcess:
         """End it at once, with all that it has started."""
         if self._process is None:
             self._close()
-        elif not self._gone.is_set():
+        elif self._process.returncode is None:
             self._reason = self._reason or reason
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(self._process.pid, signal.SIGKILL)
+
+    def abort(self, reason: str) -> None:
+        """The same, but let it write first where it is: its interpreter does that on SIGABRT, even
+        if nothing else runs any more."""
+        if self._process is not None and self._process.returncode is None:
+            self._reason = self._reason or reason
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.kill(self._process.pid, signal.SIGABRT)
+            self._loop.call_later(_GRACE_SECONDS, self.kill, reason)
 
     def _wait(self) -> None:
         """Wait for the end, on a thread of its own. What it has started ends with it: its group's
@@ -301,9 +366,16 @@ class WorkerProcess:
         self._work.close()
         self._side.close()
         self._blocks.close()
+        self.mapped.close()
         if self._lifeline >= 0:
             os.close(self._lifeline)
             self._lifeline = -1
+
+
+def _in_short(error: Exception) -> str:
+    """With the place, because it may also be a mistake of ours."""
+    place = extract_tb(error.__traceback__)[-1]
+    return f"{type(error).__name__}: {error} ({Path(place.filename).name}, line {place.lineno})"
 
 
 def _text(head: bytes) -> str:

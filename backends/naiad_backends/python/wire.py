@@ -86,6 +86,7 @@ class Reader:
 
     def __init__(self, spec: ModelSpec) -> None:
         self._batched = spec.max_batch_size > 0
+        self._names = {spec.name for spec in spec.outputs + spec.server_outputs}
         self._reshaped = reshaped(spec.outputs + spec.server_outputs)
 
     def response(self, head: Any, unpacker: Unpacker) -> Response:
@@ -93,14 +94,23 @@ class Reader:
         kind = head[0]
         if kind == heads.OUTPUTS:
             outputs = [read_tensor(one, unpacker) for one in head[1]]
+            if not {tensor.name for tensor in outputs} <= self._names:
+                raise ValueError("a worker sent an output that its model does not have")
             for tensor in outputs if self._reshaped else ():
                 spec = self._reshaped.get(tensor.name)
                 if spec is not None:
                     tensor.shape = client_shape(tensor.shape, spec, self._batched)
-            return Response(outputs, head[2])
+            return Response(outputs, _parameters(head[2]) if head[2] else {})
         if kind == heads.ERROR:
             return Response(error=NaiadError(Code[ErrorCode(head[1]).name], str(head[2])))
         return Response(reschedule=True) if kind == heads.AGAIN else Response()
+
+
+def _parameters(given: Mapping[str, Any]) -> Mapping[str, Any]:
+    for name, value in given.items():
+        if not isinstance(value, bool | int | float | str):
+            raise ValueError(f"a worker sent the parameter '{name}' as {type(value).__name__}")
+    return given
 
 
 def read_tensor(head: Any, unpacker: Unpacker) -> Tensor:

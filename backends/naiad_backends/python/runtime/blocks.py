@@ -56,16 +56,16 @@ def create(size: int) -> int:
 
 
 def attach(descriptor: int) -> mmap.mmap:
-    """Map a block of the other side and close the descriptor. Raises ValueError if its size is not
-    sealed, OSError if it cannot be mapped."""
-    try:
-        if _SEALED:
+    """Map a block of the other side. Raises ValueError if it is none or its size is not sealed,
+    OSError if there is no room to map it."""
+    if _SEALED:
+        try:
             seals = fcntl.fcntl(descriptor, fcntl.F_GET_SEALS)
-            if not (seals & fcntl.F_SEAL_SHRINK and seals & fcntl.F_SEAL_SEAL):
-                raise ValueError("a block of shared memory could shrink")
-        return mmap.mmap(descriptor, os.fstat(descriptor).st_size)
-    finally:
-        os.close(descriptor)
+        except OSError:
+            raise ValueError("what was announced is no shared memory") from None
+        if not (seals & fcntl.F_SEAL_SHRINK and seals & fcntl.F_SEAL_SEAL):
+            raise ValueError("a block of shared memory could shrink")
+    return mmap.mmap(descriptor, os.fstat(descriptor).st_size)
 
 
 def address(memory: mmap.mmap) -> int:
@@ -180,13 +180,22 @@ class Mapped:
         self._channel = channel
         self._lock = threading.Lock()
         self._memory: dict[int, tuple[mmap.mmap, int]] = {}
+        self._announced: dict[int, int] = {}
 
     def get(self, number: int) -> mmap.mmap:
-        """The memory of a block. Raises ValueError for one that was not announced."""
+        """The memory of a block. Raises ValueError for one that was not announced, OSError if there
+        is no room to map it; there may be another time."""
         with self._lock:
-            while number not in self._memory:
-                self._receive()
+            if number not in self._memory:
+                self._map(number)
             return self._memory[number][0]
+
+    def _map(self, number: int) -> None:
+        while number not in self._announced:
+            self._receive()
+        memory = attach(self._announced[number])
+        os.close(self._announced.pop(number))
+        self._memory[number] = (memory, address(memory))
 
     def _receive(self) -> None:
         try:
@@ -197,13 +206,22 @@ class Mapped:
             raise ValueError("a block of shared memory was not announced") from None
         if len(data) != _NUMBER.size or len(descriptors) != 1:
             raise ValueError("an announcement of shared memory was cut off")
-        memory = attach(descriptors[0])
-        self._memory[_NUMBER.unpack(data)[0]] = (memory, address(memory))
+        self._announced[_NUMBER.unpack(data)[0]] = descriptors[0]
 
     def drop(self, number: int) -> None:
         """The other side has given a block back; what still refers to it keeps it alive."""
         with self._lock:
             self._memory.pop(number, None)
+            descriptor = self._announced.pop(number, None)
+        if descriptor is not None:
+            os.close(descriptor)
+
+    def close(self) -> None:
+        """The other side is gone; what still refers to a block keeps it alive."""
+        with self._lock:
+            self._memory.clear()
+            while self._announced:
+                os.close(self._announced.popitem()[1])
 
     def place(self, start: int, size: int) -> tuple[int, int] | None:
         """The block in which these bytes lie, and where; None if they lie in none."""

@@ -13,8 +13,13 @@ from collections.abc import Sequence
 from enum import IntEnum
 from typing import Any
 
-HEADER = struct.Struct("<IIIB3x")
-"""Bytes of the head, bytes of data, number of the sender's block (0: none), kind."""
+HEADER = struct.Struct("<IIIB3s")
+"""Bytes of the head, bytes of data, number of the sender's block (0: none), kind, and the mark of
+a message."""
+
+MARK = b"nai"
+"""What a model writes into a channel by mistake does not have it, so that nobody waits for the rest
+of a message that is none."""
 
 LARGEST = 1 << 30
 """Bytes of a head or of data that a sane sender stays below."""
@@ -46,17 +51,18 @@ class Kind(IntEnum):
 def to_worker(kind: Kind, head: Any, data: bytes = b"", block: int = 0) -> bytes:
     """The bytes of a message to a worker."""
     text = marshal.dumps(head, 4)
-    return HEADER.pack(len(text), len(data), block, kind) + text + data
+    return HEADER.pack(len(text), len(data), block, kind, MARK) + text + data
 
 
 def to_server(kind: int, head: str, data: bytes = b"", block: int = 0) -> bytes:
     """The bytes of a message to the server.  head: as `encode` gives it."""
-    text = head.encode("ascii")
-    return HEADER.pack(len(text), len(data), block, kind) + text + data
+    # Half of a surrogate pair, as in the name of a file, is no text for a reader of JSON.
+    text = head.encode("utf-8", "replace")
+    return HEADER.pack(len(text), len(data), block, kind, MARK) + text + data
 
 
-encode = json.JSONEncoder(separators=(",", ":"), check_circular=False).encode
-"""Plain values as JSON text, all of it ASCII."""
+encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), check_circular=False).encode
+"""Plain values as JSON text."""
 
 
 class Frames:
@@ -75,9 +81,9 @@ class Frames:
         at = 0
         end = len(buffer)
         while end - at >= HEADER.size:
-            head, body, block, kind = HEADER.unpack_from(buffer, at)
-            if head > LARGEST or body > LARGEST:
-                raise ValueError("a message is larger than any can be")
+            head, body, block, kind, mark = HEADER.unpack_from(buffer, at)
+            if mark != MARK or head > LARGEST or body > LARGEST:
+                raise ValueError("what has come in is no message")
             start = at + HEADER.size
             if end - start < head + body:
                 break
@@ -97,6 +103,13 @@ class Port:
         self._frames = Frames()
         self._ready: list[tuple[int, bytes, bytearray, int]] = []
         self._lock = threading.Lock()
+        self.left = False
+        """Whether this is a process that was forked off, which has no business here."""
+
+    def leave(self) -> None:
+        """For that process: what is written from now on goes nowhere."""
+        self.left = True
+        self._channel.close()
 
     @property
     def waiting(self) -> bool:
@@ -121,5 +134,7 @@ class Port:
     def write_text(self, kind: int, head: str, data: bytes = b"", block: int = 0) -> None:
         """The same with a head that is JSON already."""
         message = to_server(kind, head, data, block)
+        if self.left:
+            return
         with self._lock:
             self._channel.sendall(message)

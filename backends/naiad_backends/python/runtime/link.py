@@ -60,7 +60,7 @@ def link() -> Link:
     return _link
 
 
-def connect(way: Link) -> None:
-    """Use this way from now on."""
+def connect(way: Link | None) -> None:
+    """Use this way from now on; None for none."""
     global _link
     _link = way

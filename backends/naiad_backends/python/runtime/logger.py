@@ -116,3 +116,12 @@ def install(way: Link, level: int = logging.INFO) -> None:
     root = logging.getLogger()
     root.addHandler(LinkHandler(way))
     root.setLevel(level)
+
+
+def uninstall() -> None:
+    """Undo it: what is logged goes to stderr."""
+    root = logging.getLogger()
+    for handler in root.handlers[:]:
+        if isinstance(handler, LinkHandler):
+            root.removeHandler(handler)
+            root.addHandler(logging.StreamHandler())

@@ -29,6 +29,14 @@ class ModelFailed(Exception):
     traceback is in the log."""
 
 
+class ModelExited(ModelFailed):
+    """A model called `sys.exit` in `execute`, which ends the process if that is the model's own."""
+
+    def __init__(self, text: str, code: object) -> None:
+        super().__init__(text)
+        self.code = code
+
+
 class Left(Enum):
     """What became of a request that has no response yet."""
 
@@ -96,7 +104,9 @@ class Runner:
             if self._decoupled:
                 return self._streamed(requests, answers)
             return self._answered(requests, answers)
-        except Exception as error:
+        except SystemExit as error:
+            raise ModelExited(str(self._failed(requests, error)), error.code) from error
+        except BaseException as error:
             raise self._failed(requests, error) from error
         finally:
             requests.clear()
@@ -129,7 +139,7 @@ class Runner:
             )
         return [_streamed(request) for request in requests]
 
-    def _failed(self, requests: Sequence[InferenceRequest], error: Exception) -> ModelFailed:
+    def _failed(self, requests: Sequence[InferenceRequest], error: BaseException) -> ModelFailed:
         self._complain(at_length(error))
         text = f"the model failed: {in_short(error)}"
         _end_all(requests, text)
@@ -200,7 +210,7 @@ class Runner:
             try:
                 answers = await self._execute(held)
                 self._streamed(held, answers)
-            except Exception as error:
+            except BaseException as error:
                 self._failed(held, error)
             finally:
                 held.clear()
@@ -220,10 +230,13 @@ class Runner:
 
 def _run_loop(loop: asyncio.AbstractEventLoop) -> None:
     asyncio.set_event_loop(loop)
-    try:
-        loop.run_forever()
-    finally:
-        loop.close()
+    stopped = False
+    while not stopped:
+        # What ends a program leaves the loop as well as its task, for whom somebody waits.
+        with contextlib.suppress(SystemExit, KeyboardInterrupt):
+            loop.run_forever()
+            stopped = True
+    loop.close()
 
 
 def _outcome(request: InferenceRequest, answer: Any) -> Outcome:

@@ -5,6 +5,7 @@ import asyncio
 import itertools
 import logging
 import os
+import sys
 import threading
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
@@ -12,7 +13,7 @@ from queue import Empty, SimpleQueue
 from typing import Any
 
 from naiad_backends.python.runtime.blocks import Mapped, Pool
-from naiad_backends.python.runtime.errors import TritonModelException
+from naiad_backends.python.runtime.errors import TritonError, TritonModelException
 from naiad_backends.python.runtime.frames import Kind, Port
 from naiad_backends.python.runtime.heads import pack_request, read_response
 from naiad_backends.python.runtime.link import Call, Link, Plain
@@ -32,8 +33,12 @@ class Memory:
         self._released: deque[int] = deque()
 
     def unpacker(self, data: bytearray, block: int) -> Unpacker:
-        """For a message from the server."""
-        return Unpacker(data, block, self.mapped, self._released.append)
+        """For a message from the server. Raises OSError if its block cannot be mapped."""
+        try:
+            return Unpacker(data, block, self.mapped, self._released.append)
+        except OSError:
+            self._released.append(block)
+            raise
 
     def released(self) -> list[int]:
         """The server's blocks that nothing refers to any more, each once."""
@@ -123,6 +128,7 @@ class Side(Link):
     # -- from the model, any thread
 
     def call(self, what: str, *arguments: Plain) -> Plain:
+        self._must_be_ours()
         number = next(self._numbers)
         answer = self._answers[number] = _Answer()
         packer = Packer()
@@ -131,11 +137,14 @@ class Side(Link):
         return answer.wait()
 
     def tell(self, what: str, *arguments: Plain) -> None:
+        if self._port.left:
+            return
         packer = Packer()
         head = [0, what, [_spread(argument, packer) for argument in arguments]]
         self._send(Kind.TELL, head, packer)
 
     def infer(self, request: InferenceRequest, decoupled: bool) -> Call:
+        self._must_be_ours()
         if self.forbidden:
             raise TritonModelException(self.forbidden)
         number = next(self._numbers)
@@ -146,6 +155,16 @@ class Side(Link):
         head = [number, "infer", [described, decoupled, self.batch()], released]
         self._send(Kind.CALL, head, packer)
         return inference
+
+    def _must_be_ours(self) -> None:
+        if self._port.left:
+            raise TritonModelException(
+                "a process that a model has forked off cannot speak to the server"
+            )
+
+    def leave(self) -> None:
+        """In such a process, right after the fork."""
+        self._port.leave()
 
     def release(self) -> None:
         """Tell the server which of its blocks are done with."""
@@ -168,7 +187,12 @@ class Side(Link):
             while True:
                 kind, head, data, block = self._port.read()
                 self._take(kind, head, data, block, told)
-        except (EOFError, OSError):
+        except EOFError:
+            os._exit(1)
+        except BaseException as error:
+            # Without this thread the process is of no use, and nobody would see why.
+            sys.excepthook(type(error), error, error.__traceback__)
+            sys.stderr.flush()
             os._exit(1)
 
     def _take(
@@ -184,9 +208,10 @@ class Side(Link):
             inference = self._inferences.get(number)
             if final:
                 self._inferences.pop(number, None)
-            unpacker = self._memory.unpacker(data, block)
             if inference is not None:
-                inference.put(read_response(response, unpacker) if response else None, final)
+                inference.put(self._response(response, data, block), final)
+            elif block:
+                self._memory.unpacker(data, block)
         elif kind == Kind.ANSWER:
             self._answers.pop(head[0]).settle(head[1])
         elif kind == Kind.ERROR:
@@ -195,6 +220,15 @@ class Side(Link):
             told(head[1], head[2])
         elif kind == Kind.CALL:
             threading.Thread(target=self._answer, args=(head, told), daemon=True).start()
+
+    def _response(self, head: Any, data: bytearray, block: int) -> InferenceResponse | None:
+        if head is None:
+            return None
+        try:
+            return read_response(head, self._memory.unpacker(data, block))
+        except (OSError, MemoryError) as error:
+            failure = TritonError(f"there is no memory for the response: {error}")
+            return InferenceResponse.received((), failure, {})
 
     def _answer(self, head: Any, told: Callable[[str, Sequence[Any]], Plain]) -> None:
         number, what, arguments = head

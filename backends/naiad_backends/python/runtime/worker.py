@@ -4,6 +4,7 @@ The main thread takes batches from the server and runs them; a second one reads 
 says. The process ends when the server asks for it, and at once when the server is gone.
 """
 
+import contextlib
 import faulthandler
 import fcntl
 import os
@@ -15,7 +16,7 @@ import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from naiad_backends.python.runtime import link as links
 from naiad_backends.python.runtime.blocks import Mapped, Pool, announcer
@@ -23,11 +24,11 @@ from naiad_backends.python.runtime.errors import ErrorCode, at_length, in_short
 from naiad_backends.python.runtime.frames import Kind, Port
 from naiad_backends.python.runtime.heads import LEFT, Outputs, error_head, read_request
 from naiad_backends.python.runtime.link import Plain
-from naiad_backends.python.runtime.logger import install
+from naiad_backends.python.runtime.logger import install, uninstall
 from naiad_backends.python.runtime.module import load_alone
 from naiad_backends.python.runtime.parcel import Packer, pack
 from naiad_backends.python.runtime.response import InferenceResponse
-from naiad_backends.python.runtime.runner import Left, ModelFailed, Runner
+from naiad_backends.python.runtime.runner import Left, ModelExited, ModelFailed, Runner
 from naiad_backends.python.runtime.sender import Sink
 from naiad_backends.python.runtime.side import Memory, Side
 
@@ -59,6 +60,7 @@ class Worker:
 
     def __init__(self, work: socket.socket, side: socket.socket, blocks: socket.socket) -> None:
         self._work = Port(work)
+        self._announcing = blocks
         self._memory = Memory(Pool(announcer(blocks)), Mapped(blocks))
         self._side = Side(Port(side), self._memory)
         self._side.batch = self._batch_of_caller
@@ -66,6 +68,15 @@ class Worker:
         self._executing = 0
         self._main = threading.get_ident()
         self._runner: Runner
+
+    def leave(self) -> None:
+        """In a process that the model has forked off: it must not speak for this one, and its
+        copies of the sockets must not hide that this one has ended."""
+        links.connect(None)
+        uninstall()
+        self._work.leave()
+        self._side.leave()
+        self._announcing.close()
 
     # -- the beginning and the end
 
@@ -141,7 +152,13 @@ class Worker:
         number, heads = head
         decoupled = self._decoupled
         start = time.perf_counter_ns()
-        unpacker = self._memory.unpacker(data, block)
+        try:
+            unpacker = self._memory.unpacker(data, block)
+        except OSError as error:
+            # Such as by a limit that the model has set for itself.
+            text = f"the worker has no memory for the requests: {error.strerror}"
+            self._work.write(Kind.RESULT, [number, start, start, 0, text, []])
+            return
         batch = _Batch(self, number, ())
         requests = [
             read_request(one, unpacker, batch, index, decoupled, self._names)
@@ -154,6 +171,9 @@ class Worker:
         begin = time.perf_counter_ns()
         try:
             outcomes = self._runner.run(requests)
+        except ModelExited as error:
+            # Not by the way of an exception: that would wait for the model's threads.
+            _exit(error.code)
         except ModelFailed as error:
             self._work.write(Kind.RESULT, [number, start, begin, 0, str(error), []])
             self._batches.pop(number, None)
@@ -240,15 +260,32 @@ class Worker:
         self._side.tell("log", "ERROR", text, "", 0, "")
 
 
+def _exit(code: object) -> NoReturn:
+    """What `sys.exit` does, but without finalizers and without waiting for threads."""
+    if code is not None and not isinstance(code, int):
+        sys.stderr.write(f"{code}\n")
+    for stream in (sys.stdout, sys.stderr):
+        # A model may have closed them.
+        with contextlib.suppress(Exception):
+            stream.flush()
+    os._exit(code & 255 if isinstance(code, int) else code is not None)
+
+
 def _die_with_server(lifeline: int) -> None:
-    """Have the kernel kill this process when the server is gone, even if the model holds the
-    interpreter's lock: the server's end of the pipe closes, which counts as I/O."""
+    """Have the kernel kill this process and those it has started when the server is gone, even if
+    the model holds the interpreter's lock: the server's end of the pipe closes, which counts as
+    I/O."""
     if not hasattr(fcntl, "F_SETSIG"):
         return
-    fcntl.fcntl(lifeline, fcntl.F_SETOWN, os.getpid())
+    # A negative number is a group's; the server has made one for this process.
+    fcntl.fcntl(lifeline, fcntl.F_SETOWN, -os.getpid())
     fcntl.fcntl(lifeline, fcntl.F_SETSIG, signal.SIGKILL)
     flags = fcntl.fcntl(lifeline, fcntl.F_GETFL)
     fcntl.fcntl(lifeline, fcntl.F_SETFL, flags | os.O_ASYNC | os.O_NONBLOCK)
+    with contextlib.suppress(BlockingIOError):
+        # There is something to read only if the server has gone before.
+        os.read(lifeline, 1)
+        os._exit(1)
 
 
 def main(descriptors: Sequence[int]) -> None:
@@ -257,7 +294,7 @@ def main(descriptors: Sequence[int]) -> None:
     for descriptor in descriptors:
         os.set_inheritable(descriptor, False)
     _die_with_server(lifeline)
-    # A crash in native code leaves at least the Python lines that led to it in the log.
+    # A crash in native code, or SIGABRT because of a hang, tells in the log where it was.
     faulthandler.enable()
     # What a model prints has to arrive before it is killed; a server that is told to end by ^C ends
     # its workers itself.
@@ -267,11 +304,15 @@ def main(descriptors: Sequence[int]) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     sockets = [socket.socket(fileno=descriptor) for descriptor in (work, side, blocks)]
     worker = Worker(*sockets)
+    os.register_at_fork(after_in_child=worker.leave)
     try:
         worker.run()
     except EOFError:
         os._exit(1)
-    sys.stdout.flush()
-    sys.stderr.flush()
+    except SystemExit as error:
+        _exit(error.code)
+    except BaseException as error:
+        sys.excepthook(type(error), error, error.__traceback__)
+        _exit(1)
     # Threads of the model must not hold up the end.
-    os._exit(0)
+    _exit(0)
