@@ -128,7 +128,6 @@ class Side(Link):
     # -- from the model, any thread
 
     def call(self, what: str, *arguments: Plain) -> Plain:
-        self._must_be_ours()
         number = next(self._numbers)
         answer = self._answers[number] = _Answer()
         packer = Packer()
@@ -144,7 +143,6 @@ class Side(Link):
         self._send(Kind.TELL, head, packer)
 
     def infer(self, request: InferenceRequest, decoupled: bool) -> Call:
-        self._must_be_ours()
         if self.forbidden:
             raise TritonModelException(self.forbidden)
         number = next(self._numbers)
@@ -156,14 +154,8 @@ class Side(Link):
         self._send(Kind.CALL, head, packer)
         return inference
 
-    def _must_be_ours(self) -> None:
-        if self._port.left:
-            raise TritonModelException(
-                "a process that a model has forked off cannot speak to the server"
-            )
-
     def leave(self) -> None:
-        """In such a process, right after the fork."""
+        """In a process that the model has forked off."""
         self._port.leave()
 
     def release(self) -> None:
