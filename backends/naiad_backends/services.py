@@ -78,7 +78,10 @@ class Services(ABC):
 
     @abstractmethod
     async def infer(self, request: Request) -> Response:
-        """Run a request as if a client had sent it. Raises NaiadError. Cancelling cancels."""
+        """Run a request as if a client had sent it. Raises NaiadError. Cancelling cancels.
+
+        The request may carry the trace of the one that led to it; its own is then a child of that.
+        """
 
     @abstractmethod
     def stream(self, request: Request) -> AsyncGenerator[tuple[Response | None, bool], None]:

@@ -35,13 +35,13 @@ class Beside:
         services: Services,
         model: str,
         instance: str,
-        executed: Callable[[int], Sequence[Request] | None],
+        batch: Callable[[int], tuple[Sequence[Request], bool]],
     ) -> None:
-        """executed: the requests of a batch that the worker executes now."""
+        """batch: the requests of one that the worker has, and whether it executes them now."""
         self._services = services
         self._loop = services.loop
         self._instance = instance
-        self._executed = executed
+        self._batch = batch
         self._calls = Calls(services, model, instance)
         self._released: deque[int] = deque()
         self._numbers = itertools.count(1)
@@ -175,14 +175,18 @@ class Beside:
     def _infer(self, number: int, arguments: Sequence[Any], unpacker: Unpacker) -> None:
         described, decoupled, batch = arguments
         request = read_request(described, unpacker)
-        waiting = self._executed(batch) if batch else None
-        if waiting is not None:
-            callers = {caller: None for one in waiting for caller in one.callers}
+        if described["trace"] is not None:
+            number_of, index = described["trace"]
+            traced, _ = self._batch(number_of)
+            request.trace = traced[index].trace if 0 <= index < len(traced) else None
+        requests, waiting = self._batch(batch)
+        if waiting:
+            callers = {caller: None for one in requests for caller in one.callers}
             request.callers = (*callers, self._instance)
             self._of_batch.setdefault(batch, set()).add(number)
         work = self._stream(number, request) if decoupled else self._single(number, request)
         self._begin(number, work)
-        if waiting is not None:
+        if waiting:
             self._tasks[number].add_done_callback(lambda _: self._done_for(batch, number))
 
     def _done_for(self, batch: int, number: int) -> None:

@@ -146,9 +146,9 @@ class ProcessInstance(RemoteInstance):
         self._pool = Pool(self._process.announce)
         self._beside.connect(self._process, self._pool)
 
-    def _batch(self, number: int) -> Sequence[Request] | None:
-        batch = self._flying.get(number)
-        return None if batch is None else batch.requests
+    def _batch(self, number: int) -> tuple[Sequence[Request], bool]:
+        batch = self._batches.get(number)
+        return (batch.requests if batch else ()), number in self._flying
 
     # -- the beginning
 

@@ -19,6 +19,7 @@ from naiad_backends.api import (
     Response,
     StreamingInstance,
     Tensor,
+    Trace,
 )
 from naiad_backends.errors import Code, NaiadError, internal
 from naiad_backends.python.calls import Calls, text
@@ -196,6 +197,9 @@ class _Batch(Sink):
         elif answer is not None:
             self.late[index].set_result(answer)
 
+    def origin(self, index: int) -> object:
+        return self._requests[index].trace
+
     def cancelled(self, index: int) -> bool:
         if self._responders and self._responders[index].cancelled:
             return True
@@ -332,7 +336,7 @@ class ThreadInstance(StreamingInstance):
 
 
 def _to_server(request: InferenceRequest, callers: tuple[str, ...]) -> Request:
-    version = request.model_version()
+    version, origin = request.model_version(), request.trace().origin
     return Request(
         model_name=request.model_name(),
         model_version="" if version == -1 else str(version),
@@ -350,6 +354,7 @@ def _to_server(request: InferenceRequest, callers: tuple[str, ...]) -> Request:
         timeout_us=request.timeout(),
         parameters=request.values(),
         callers=callers,
+        trace=origin if isinstance(origin, Trace) else None,
     )
 
 

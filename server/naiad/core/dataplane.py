@@ -123,6 +123,13 @@ class DataPlane:
         served = self._model(request)
         return self.tracing.begin(request, served.version)
 
+    def trace_child(self, request: Request) -> RequestTrace | None:
+        """The same for a request that has the trace of the one that led to it, if that has one."""
+        parent, request.trace = request.trace, None
+        if not isinstance(parent, RequestTrace):
+            return None
+        return self.tracing.child(parent, request, self._model(request).version)
+
     def trace_settings(self, model: str = "") -> TraceSettings:
         """The trace settings of a model, or of the server. INVALID_ARG for one that is not ready
         and NOT_FOUND for one that was never loaded."""

@@ -26,12 +26,22 @@ class ServerServices(Services):
         return self._dataplane.custom_metrics
 
     async def infer(self, request: Request) -> Response:
-        return await self._dataplane.infer(request)
+        trace = self._dataplane.trace_child(request)
+        try:
+            return await self._dataplane.infer(request)
+        finally:
+            if trace is not None:
+                trace.release()
 
     async def stream(self, request: Request) -> AsyncGenerator[tuple[Response | None, bool], None]:
-        async with aclosing(self._dataplane.stream(request)) as parts:
-            async for part in parts:
-                yield part.response, part.final
+        trace = self._dataplane.trace_child(request)
+        try:
+            async with aclosing(self._dataplane.stream(request)) as parts:
+                async for part in parts:
+                    yield part.response, part.final
+        finally:
+            if trace is not None:
+                trace.release()
 
     async def load_model(self, caller: str, name: str, parameters: Mapping[str, object]) -> None:
         await self._dataplane.load(name, parameters)

@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 class RequestTrace(Trace):
     """The trace of one request. It has ended when all who hold it have let go."""
 
-    __slots__ = ("_ended", "_holders", "_levels", "record")
+    __slots__ = ("_ended", "_holders", "_levels", "record", "sampler")
 
     def __init__(
         self, levels: Iterable[TraceLevel], record: Record, ended: Callable[[Record], None]
@@ -32,6 +32,8 @@ class RequestTrace(Trace):
         self.record = record
         self._ended = ended
         self._holders = 1
+        self.sampler: Sampler | None = None
+        """What picked it."""
 
     def mark(self, name: str, ns: int = 0) -> None:
         if TraceLevel.TIMESTAMPS in self._levels and self._holders:
@@ -190,8 +192,21 @@ class Tracing:
         if not sampler.pick():
             return None
         self._look()
-        record = Record(next(self._numbers), request.model_name, version, request.id)
+        return self._made(sampler, request, version, 0)
+
+    def child(self, parent: RequestTrace, request: Request, version: str) -> RequestTrace | None:
+        """The same for a request that a model makes for one that is traced."""
+        sampler = parent.sampler
+        if sampler is None:
+            return None
+        sampler.running += 1
+        return self._made(sampler, request, version, parent.record.number)
+
+    def _made(self, sampler: Sampler, request: Request, version: str, parent: int) -> RequestTrace:
+        number = next(self._numbers)
+        record = Record(number, request.model_name, version, request.id, parent=parent)
         trace = RequestTrace(sampler.settings.trace_level, record, sampler.collect)
+        trace.sampler = sampler
         trace.tensors("TENSOR_QUEUE_INPUT", request.inputs.values())
         request.trace = trace
         return trace

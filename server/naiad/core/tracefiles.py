@@ -43,7 +43,10 @@ class TensorRecord:
 
 @dataclass(slots=True)
 class Record:
-    """What a trace holds. marks: names and `time.perf_counter_ns()`."""
+    """What a trace holds. marks: names and `time.perf_counter_ns()`.
+
+    parent: number of the trace of the request that led to this one; 0 for a client's own.
+    """
 
     number: int
     model: str
@@ -51,6 +54,7 @@ class Record:
     request_id: str
     marks: list[tuple[str, int]] = field(default_factory=list)
     tensors: list[TensorRecord] = field(default_factory=list)
+    parent: int = 0
 
     @property
     def size(self) -> int:
@@ -164,6 +168,8 @@ def entries(record: Record) -> Iterator[dict[str, Any]]:
     head["model_version"] = int(record.version)
     if record.request_id:
         head["request_id"] = record.request_id
+    if record.parent:
+        head["parent_id"] = record.parent
     yield head
     if record.marks:
         marks = sorted(record.marks, key=lambda mark: mark[1])

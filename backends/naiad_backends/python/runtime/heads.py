@@ -168,6 +168,7 @@ def pack_request(request: InferenceRequest, packer: Packer) -> dict[str, Any]:
         "flags": request.flags(),
         "timeout": request.timeout(),
         "parameters": request.values(),
+        "trace": request.trace().origin,
         "outputs": request.requested_output_names(),
         "inputs": [
             (tensor.name(), tensor.datatype, tensor.shape(), *packer.add(tensor.wire()))

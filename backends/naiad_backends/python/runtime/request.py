@@ -23,12 +23,15 @@ _RELEASES = (1, RESCHEDULE)
 
 
 class InferenceTrace:
-    """The trace that a request belongs to. Pass it on to requests for other models."""
+    """The trace that a request belongs to. Pass it on to requests for other models, whose traces
+    then have this one as their parent."""
 
-    __slots__ = ("_context",)
+    __slots__ = ("_context", "origin")
 
-    def __init__(self, context: str | None = None) -> None:
+    def __init__(self, context: str | None = None, origin: object = None) -> None:
+        """origin: what the server finds it by."""
         self._context = context
+        self.origin = origin
 
     def get_context(self) -> str | None:
         """The OpenTelemetry carrier as JSON text; None for a request that is not traced so."""
@@ -194,6 +197,8 @@ class InferenceRequest:
 
     def trace(self) -> InferenceTrace:
         """What it belongs to; pass it on to requests for other models."""
+        if self._trace is None and self._sink is not None:
+            self._trace = InferenceTrace(None, self._sink.origin(self._index))
         return self._trace or InferenceTrace()
 
     # -- of the server's requests

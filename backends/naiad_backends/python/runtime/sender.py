@@ -26,6 +26,10 @@ class Sink(ABC):
     def cancelled(self, index: int) -> bool:
         """Whether nobody waits for the answer to request `index`."""
 
+    @abstractmethod
+    def origin(self, index: int) -> object:
+        """What the server finds the trace of request `index` by."""
+
 
 class Conversation:
     """The answer to one request, as far as it has come. Lives as long as a sender of it does, and

@@ -54,6 +54,9 @@ class _Batch(Sink):
     def cancelled(self, index: int) -> bool:
         return index in self.gone
 
+    def origin(self, index: int) -> object:
+        return self._number, index
+
 
 class Worker:
     """The instance and its two channels."""
