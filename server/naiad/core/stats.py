@@ -107,9 +107,16 @@ class ModelStatistics:
         batch = self.batches.get(batch_size)
         if batch is None:
             batch = self.batches[batch_size] = BatchStatistics()
-        batch.compute_input.add(phases.compute_start - phases.start)
-        batch.compute_infer.add(phases.compute_end - phases.compute_start)
-        batch.compute_output.add(phases.end - phases.compute_end)
+        start, compute_start, compute_end, end = phases
+        duration = batch.compute_input
+        duration.count += 1
+        duration.ns += compute_start - start
+        duration = batch.compute_infer
+        duration.count += 1
+        duration.ns += compute_end - compute_start
+        duration = batch.compute_output
+        duration.count += 1
+        duration.ns += end - compute_end
 
     def succeeded(
         self, batch_size: int, enqueued: int, phases: Phases, now: int, first: int = 0

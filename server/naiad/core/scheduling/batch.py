@@ -90,27 +90,31 @@ class Batch(Generic[JobT]):
     def wanted(self) -> Sequence[JobT]:
         """The jobs that are to run."""
         jobs = self.jobs
-        return jobs if self.fixed else [job for job in jobs if not job.abandoned]
+        if self.fixed or (len(jobs) == 1 and not jobs[0].abandoned):
+            return jobs
+        return [job for job in jobs if not job.abandoned]
 
     def answer(self, jobs: Sequence[JobT], outcome: Execution | NaiadError) -> None:
         """Leave what became of the batch in it and in the `jobs` of it that were to run."""
         now = time.perf_counter_ns()
         compute_start = compute_end = 0
-        if isinstance(outcome, Execution) and len(outcome.responses) != len(jobs):
+        if isinstance(outcome, NaiadError):
+            responses = _all(outcome, jobs)
+        elif len(outcome.responses) != len(jobs):
             number = len(outcome.responses)
-            outcome = internal(f"the backend gave {number} responses to {len(jobs)} requests")
-        if isinstance(outcome, Execution):
+            wrong = internal(f"the backend gave {number} responses to {len(jobs)} requests")
+            responses = _all(wrong, jobs)
+        else:
             responses = outcome.responses
             compute_start, compute_end = outcome.compute_start_ns, outcome.compute_end_ns
-        else:
-            responses = [Response(error=outcome) for _ in jobs]
         if start := self.started:
             if compute_start and start > compute_start:
                 # An instance elsewhere goes on before the loop hears that it has.
                 start = compute_start
             self.phases = Phases(start, compute_start or start, compute_end or now, now)
+        phases = self.phases
         for job, response in zip(jobs, responses, strict=True):
-            job.answer(response, self.phases)
+            job.answer(response, phases)
 
     def fail(self, error: NaiadError) -> None:
         """No instance runs it."""
@@ -121,9 +125,17 @@ class Batch(Generic[JobT]):
         """It has ended: count it as one execution, and return the batch elements that ran."""
         if self.phases is None:
             return 0
-        size = sum([job.size for job in self.jobs if job.phases is not None])
+        jobs = self.jobs
+        if len(jobs) == 1:
+            size = jobs[0].size
+        else:
+            size = sum([job.size for job in jobs if job.phases is not None])
         stats.executed(size, self.phases)
         return size
+
+
+def _all(error: NaiadError, jobs: Sequence[JobT]) -> Sequence[Response]:
+    return [Response(error=error) for _ in jobs]
 
 
 def run(instance: Instance, batch: Batch[JobT]) -> None:
