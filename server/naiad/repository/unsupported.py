@@ -31,10 +31,14 @@ _IGNORED = {
 }
 
 _IGNORED_OF_DECOUPLED = {
-    "dynamic_batching.preferred_batch_size": "a decoupled model runs requests one by one",
-    "dynamic_batching.max_queue_delay_microseconds": "a decoupled model runs requests one by one",
     "dynamic_batching.preserve_ordering": "a decoupled model responds when it likes",
 }
+
+_IGNORED_OF_DECOUPLED_HERE = {
+    "dynamic_batching.preferred_batch_size": "a decoupled model runs requests one by one",
+    "dynamic_batching.max_queue_delay_microseconds": "a decoupled model runs requests one by one",
+}
+"""The same where instances do not work in a process of their own."""
 
 
 def refused(message: pb.ModelConfig) -> list[Mistake]:
@@ -58,11 +62,19 @@ def ignored(message: pb.ModelConfig) -> list[Mistake]:
 def _of_decoupled(message: pb.ModelConfig) -> Iterator[Mistake]:
     if message.model_transaction_policy.decoupled:
         yield from _found(message, _IGNORED_OF_DECOUPLED, "")
+        if not _in_processes(message):
+            yield from _found(message, _IGNORED_OF_DECOUPLED_HERE, "")
 
 
 def _library(message: pb.ModelConfig) -> Iterator[Mistake]:
     if message.runtime and not message.runtime.endswith(".py"):
         yield Mistake("runtime", "only backends written in Python have a file that is chosen")
+
+
+def _in_processes(message: pb.ModelConfig) -> bool:
+    kinds = message.parameters
+    thread = "EXECUTION" in kinds and kinds["EXECUTION"].string_value == "thread"
+    return message.backend == "python" and not thread
 
 
 def _unknown_histograms(message: pb.ModelConfig) -> Iterator[Mistake]:

@@ -14,16 +14,17 @@ from collections.abc import Sequence as Listed
 from functools import partial
 
 from naiad.core.responses import Part
-from naiad.core.scheduling.batch import Batch, Job, run
+from naiad.core.scheduling.batch import Batch, Job, begin, run
 from naiad.core.scheduling.feed import Feed
 from naiad.core.scheduling.gate import Gate
 from naiad.core.scheduling.instances import Outbox, Worker
 from naiad.core.scheduling.lanes import Candidates, Lane, Rows
+from naiad.core.scheduling.remote import READY, all_down
 from naiad.core.scheduling.sequencer import Sequence, Sequencer
 from naiad.core.scheduling.timer import Alarm
 from naiad.core.stats import Failure, ModelStatistics
 from naiad.repository.scheduling import SequenceBatching
-from naiad_backends.api import Instance, Request, Response, Tensor
+from naiad_backends.api import Instance, RemoteInstance, Request, Response, Tensor
 from naiad_backends.errors import Code, NaiadError, invalid
 
 logger = logging.getLogger(__name__)
@@ -81,12 +82,22 @@ class Sequenced:
         outbox: Outbox[Batch[Job]] = Outbox(self._finished)
         self._instances = instances
         self._workers: Listed[Worker[Instance, Batch[Job]]] = ()
-        if any(instance.blocking for instance in instances):
+        self._away = {
+            place: instance
+            for place, instance in enumerate(instances)
+            if isinstance(instance, RemoteInstance)
+        }
+        if not self._away and any(instance.blocking for instance in instances):
             self._workers = [
                 Worker(f"{name}#{place}", instance, run, outbox)
                 for place, instance in enumerate(instances)
             ]
         self._free = [True] * len(instances)
+        self._dispatching = False
+        self._lives = {place: instance.restarts for place, instance in self._away.items()}
+        for place, instance in self._away.items():
+            instance.watch(partial(self._look, place))
+            self._look(place)
 
     @property
     def pending(self) -> int:
@@ -201,9 +212,12 @@ class Sequenced:
 
     def _dispatch(self) -> None:
         self._planned = False
+        self._dispatching = True
         now = time.perf_counter_ns()
         for step in self._sequencer.expire(now):
             self._refuse(step)
+        if self._sequencer.closed:
+            self._give_up()
         self._hand_out()
         wake = self._sequencer.next_deadline()
         for place, lane in enumerate(self._lanes):
@@ -213,6 +227,7 @@ class Sequenced:
                         wake = lane.wake if wake is None else min(wake, lane.wake)
                     break
         self._alarm.set(wake)
+        self._dispatching = False
         if not self.in_flight and not self._sequencer.live:
             self._empty.set()
 
@@ -264,6 +279,9 @@ class Sequenced:
         batch = Batch(jobs, place, fixed=not self._batching.oldest)
         if self._workers:
             self._workers[place].inbox.put(batch)
+        elif place in self._away:
+            batch.started = time.perf_counter_ns()
+            begin(self._away[place], batch, self._back)
         else:
             run(self._instances[place], batch)
             self._settle(batch)
@@ -273,10 +291,27 @@ class Sequenced:
         self._settle(batch)
         self._dispatch()
 
-    def _settle(self, batch: Batch[Job]) -> None:
-        self._free[batch.place] = True
+    def _back(self, batch: Batch[Job], begun: bool) -> None:
+        """An instance elsewhere is free of a batch."""
+        if begun:
+            self._settle(batch)
+        else:
+            self._release(batch.place)
+            self._lose(batch.place)
+            # It has more to tell, and may be asked again after that.
+            self._loop.call_soon(self._look, batch.place)
+        if self._dispatching:
+            self._hand_out()
+        else:
+            self._dispatch()
+
+    def _release(self, place: int) -> None:
+        self._free[place] = True
         if self._gate is not None:
-            self._gate.release(batch.place)
+            self._gate.release(place)
+
+    def _settle(self, batch: Batch[Job]) -> None:
+        self._release(batch.place)
         batch.count(self._stats)
         now = time.perf_counter_ns()
         for job in batch.jobs:
@@ -295,9 +330,12 @@ class Sequenced:
             if response.reschedule and self._batching.iterative and not step.abandoned:
                 self._again(sequence, step)
                 return
+        self._end(step)
+        self._sequencer.done(sequence, now)
+
+    def _end(self, step: Step) -> None:
         step.settle(self._stats)
         self.in_flight -= 1
-        self._sequencer.done(sequence, now)
 
     def _again(self, sequence: Sequence[Step], step: Step) -> None:
         """The model is not done with it: once more, as neither the first nor the last."""
@@ -305,6 +343,51 @@ class Sequenced:
         step.request.sequence_start = step.request.sequence_end = False
         step.response = step.phases = None
         self._prepare(sequence, step)
+
+    # -- instances that come and go
+
+    def _look(self, place: int) -> None:
+        """The state of an instance elsewhere may have changed."""
+        instance = self._away[place]
+        if instance.state is not READY or self._lives[place] != instance.restarts:
+            self._lose(place)
+        if instance.state is READY:
+            self._lives[place] = instance.restarts
+            self._sequencer.reopen(place)
+        self._plan()
+
+    def _lose(self, place: int) -> None:
+        """An instance has gone, and with it what it knew of its sequences. They end, but for those
+        of which it knew nothing yet."""
+        lane, sequencer = self._lanes[place], self._sequencer
+        for sequence in sequencer.shut(place):
+            handed = sequence.running
+            if handed is not None:
+                lane.remove(handed, sequence.slot)
+            first = handed or next(iter(sequence.waiting), None)
+            if first is not None and first.start:
+                sequencer.displace(sequence)
+                continue
+            rest = sequencer.cancel(sequence)
+            if handed is not None:
+                rest.insert(0, handed)
+                sequencer.done(sequence, time.perf_counter_ns())
+            for step in rest:
+                self._fail(step, _lost(self._away[place].trouble()))
+        self._plan()
+
+    def _give_up(self) -> None:
+        """Nobody needs to wait for a slot if no instance will soon have one."""
+        error = all_down(self._instances)
+        while error is not None and (sequences := self._sequencer.homeless()):
+            for sequence in sequences:
+                for step in self._sequencer.cancel(sequence):
+                    self._fail(step, error)
+
+    def _fail(self, step: Step, error: NaiadError) -> None:
+        step.request.inputs, step.request.outputs = step.inputs, step.asked
+        step.answer(Response(error=error))
+        self._end(step)
 
     # -- the end
 
@@ -328,3 +411,11 @@ def _lane(batching: SequenceBatching, largest: int) -> Lane[Step]:
     if batching.oldest:
         return Candidates(batching.preferred, largest, batching.delay_ns)
     return Rows(largest, batching.utilization, batching.delay_ns)
+
+
+def _lost(trouble: str) -> NaiadError:
+    return NaiadError(
+        Code.UNAVAILABLE,
+        f"the sequence is lost with its instance{': ' if trouble else ''}{trouble}",
+        hint="begin it anew",
+    )

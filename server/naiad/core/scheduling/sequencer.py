@@ -79,9 +79,11 @@ class Sequencer(Generic[StepT]):
         """slots: of each instance.  idle_ns: so long after its last request has ended a sequence
         is forgotten (in Triton: after that request came)."""
         self._idle_ns = idle_ns
+        self._slots = range(slots)
         # The lowest slot of all instances first, so that sequences are spread over them.
         self._free = [(slot, place) for slot in range(slots) for place in range(instances)]
-        self._owned: list[set[int]] = [set() for _ in range(instances)]
+        self._owned: list[dict[int, Sequence[StepT]]] = [{} for _ in range(instances)]
+        self._shut: set[int] = set()
         self._open: dict[int | str, Sequence[StepT]] = {}
         self._backlog: OrderedDict[Sequence[StepT], None] = OrderedDict()
         self._due: deque[Sequence[StepT]] = deque()
@@ -133,7 +135,7 @@ class Sequencer(Generic[StepT]):
         """Hand out the next request of every sequence that can go on."""
         while self._due:
             sequence = self._due.popleft()
-            if sequence.running is None and sequence.waiting:
+            if sequence.running is None and sequence.waiting and sequence.slot >= 0:
                 sequence.running = sequence.waiting.popleft()
                 self.waiting -= 1
                 yield sequence, sequence.running
@@ -205,12 +207,24 @@ class Sequencer(Generic[StepT]):
             before.successor = sequence
             if before.over:
                 self._vacate(before)
-        elif self._free:
-            sequence.slot, sequence.instance = heapq.heappop(self._free)
-            self._owned[sequence.instance].add(sequence.slot)
+        else:
+            self._seat(sequence)
+        return sequence
+
+    def _seat(self, sequence: Sequence[StepT], first: bool = False) -> None:
+        """Give it a free slot, or else a place in the backlog, the last or the first one."""
+        if self._free:
+            self._own(sequence, *heapq.heappop(self._free))
         else:
             self._backlog[sequence] = None
-        return sequence
+            self._backlog.move_to_end(sequence, last=not first)
+
+    def _own(self, sequence: Sequence[StepT], slot: int, place: int) -> None:
+        sequence.slot, sequence.instance = slot, place
+        self._owned[place][slot] = sequence
+        sequence.deadline = None
+        if sequence.waiting:
+            self._due.append(sequence)
 
     def _close(self, sequence: Sequence[StepT]) -> None:
         sequence.open = False
@@ -235,22 +249,67 @@ class Sequencer(Generic[StepT]):
         if sequence.slot >= 0:
             self._pass_on(sequence, successor)
         elif sequence in self._backlog:
-            del self._backlog[sequence]
-            if successor is not None:
-                self._backlog[successor] = None
-                self._backlog.move_to_end(successor, last=False)
+            if successor is None:
+                del self._backlog[sequence]
+                return
+            # Rare, so that it may cost a walk along the backlog.
+            others = (successor if one is sequence else one for one in self._backlog)
+            self._backlog = OrderedDict.fromkeys(others)
 
     def _pass_on(self, sequence: Sequence[StepT], heir: Sequence[StepT] | None) -> None:
+        slot, place = sequence.slot, sequence.instance
+        del self._owned[place][slot]
+        if place in self._shut:
+            if heir is not None:
+                self._seat(heir, first=True)
+            return
         if heir is None and self._backlog:
             heir = self._backlog.popitem(last=False)[0]
         if heir is None:
-            heapq.heappush(self._free, (sequence.slot, sequence.instance))
-            self._owned[sequence.instance].remove(sequence.slot)
+            heapq.heappush(self._free, (slot, place))
+        else:
+            self._own(heir, slot, place)
+
+    # -- instances that are out of service
+
+    @property
+    def closed(self) -> bool:
+        """Whether no instance is in service."""
+        return len(self._shut) == len(self._owned)
+
+    def shut(self, instance: int) -> list[Sequence[StepT]]:
+        """An instance is out of service: nothing gets a slot there. Returns the sequences that it
+        has, each of which is to be cancelled or displaced now."""
+        self._shut.add(instance)
+        self._free = [entry for entry in self._free if entry[1] != instance]
+        heapq.heapify(self._free)
+        return list(self._owned[instance].values())
+
+    def displace(self, sequence: Sequence[StepT]) -> None:
+        """Let a sequence that has a slot, and of which nothing has run, begin somewhere else."""
+        if sequence.running is not None:
+            sequence.waiting.appendleft(sequence.running)
+            sequence.running = None
+            self.waiting += 1
+        del self._owned[sequence.instance][sequence.slot]
+        sequence.slot = sequence.instance = -1
+        self._seat(sequence, first=True)
+
+    def reopen(self, instance: int) -> None:
+        """An instance is in service again."""
+        if instance not in self._shut:
             return
-        heir.slot, heir.instance = sequence.slot, sequence.instance
-        heir.deadline = None
-        if heir.waiting:
-            self._due.append(heir)
+        self._shut.remove(instance)
+        for slot in self._slots:
+            if slot not in self._owned[instance]:
+                heapq.heappush(self._free, (slot, instance))
+        while self._free and self._backlog:
+            sequence = self._backlog.popitem(last=False)[0]
+            self._own(sequence, *heapq.heappop(self._free))
+
+    def homeless(self) -> list[Sequence[StepT]]:
+        """The sequences that wait for a slot."""
+        return list(self._backlog)
 
     # -- time
 

@@ -68,10 +68,10 @@ class Distant(RemoteInstance):
                 responder.send(Response(), final=True)
         done(Execution(responses or [Response() for _ in requests]))
 
-    def die(self, state: InstanceState = RESTARTING) -> None:
-        """Die in the midst of the first batch, before the others."""
+    def die(self, state: InstanceState = RESTARTING, begun: bool = True) -> None:
+        """Die in the midst of the first batch, or just before it."""
         self._state = state
-        outcome: NaiadError | None = unavailable("the process died")
+        outcome: NaiadError | None = unavailable("the process died") if begun else None
         for _, _, done in [*self.handed]:
             self.handed.popleft()
             done(outcome)

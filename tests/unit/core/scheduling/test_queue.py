@@ -112,6 +112,23 @@ def test_what_was_taken_or_removed_never_expires() -> None:
     assert waiting.next_deadline() is None and len(waiting) == 0
 
 
+def test_what_is_put_back_is_the_first_and_its_time_goes_on() -> None:
+    waiting = queue(REJECT, {2: DELAY})
+    put(waiting, 0, 10)
+    (slow,) = put(waiting, 0, level=2)
+    waiting.expire(50)
+    taken = waiting.take(2)
+    put(waiting, 60)
+    assert waiting.next_deadline() == 100
+    waiting.restore(taken)
+    waiting.restore([])
+    assert arrivals(waiting) == [0, 10, 60, 0] and len(waiting) == 4
+    assert arrivals(waiting.expire(110)) == [0, 10]
+    assert waiting.take(2)[1] is slow
+    waiting.restore([slow])
+    assert waiting.next_deadline() is None and arrivals(waiting) == [0]
+
+
 def test_requests_that_leave_give_their_memory_back() -> None:
     waiting = queue(QueuePolicy(timeout_ns=10**9))
     put(waiting, 0)
