@@ -7,7 +7,7 @@ one request.
 
 import os
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -40,7 +40,6 @@ PROTOCOLS = ("http-json", "http-binary", "grpc")
 
 _IN_FLIGHT = 32 << 20
 """Bytes of the clients' tensors at a time, beyond which a cell is left out."""
-_CALLS = ("calls_1", "calls_10")
 
 
 def cells(
@@ -95,28 +94,32 @@ def calls_table(results: report.Results, reference: str) -> str:
     From medians over rounds. The first is the difference of ten calls and one, by nine; the second
     that of a request with one call and a request to `identity` itself. Empty without these cells.
     """
-    found = {
-        (cell.workload.model, cell.protocol, cell.concurrency, cell.workload.payload): series
-        for cell, series in results
-    }
+    found: dict[tuple[str, int, int], dict[str, Mapping[str, Series]]] = {}
+    for cell, series in results:
+        work = cell.workload
+        where = (cell.protocol, cell.concurrency, work.payload)
+        found.setdefault(where, {})[work.model] = series
     lines = []
-    for (model, *where), ten in found.items():
-        one, none = (found.get((name, *where)) for name in ("calls_1", "identity"))
-        if model != "calls_10" or one is None or none is None:
+    for (protocol, clients, _), models in found.items():
+        if not models.keys() >= {"identity", "calls_1", "calls_10"}:
             continue
+        none, one, ten = (models[name] for name in ("identity", "calls_1", "calls_10"))
         further = {name: (_cpu(ten[name]) - _cpu(one[name])) / 9 for name in ten}
         first = {name: _cpu(one[name]) - _cpu(none[name]) for name in ten}
         for name in ten:
             figures = [
-                f"{us[name]:.0f}{f' ({us[name] / us[reference]:.2f})' if reference in us else ''}"
-                for us in (further, first)
+                f"{us[name]:.0f}{_ratio(us[name], us.get(reference))}" for us in (further, first)
             ]
-            lines.append(report.row([str(where[0]), f"c={where[1]}", name, *figures]))
+            lines.append(report.row([protocol, f"c={clients}", name, *figures]))
     if not lines:
         return ""
     head = ["protocol", "load", "server", "CPU µs/further call", "CPU µs/only call"]
     title = f"\n## Calls of another model (in brackets: ratio to {reference})\n"
     return "\n".join([title, report.row(head), report.row(["---"] * len(head)), *lines, ""])
+
+
+def _ratio(us: float, other: float | None) -> str:
+    return f" ({us / other:.2f})" if other else ""
 
 
 def _cpu(series: Series) -> float:
