@@ -66,10 +66,11 @@ class Beside:
             raise ValueError(f"a worker names block {number}, which it does not have")
         return view(block.memory, lambda: self._pool.release(number))
 
-    def release(self, numbers: Sequence[int]) -> None:
-        """The worker is done with these blocks of ours."""
-        for number in numbers:
-            self._pool.release(number)
+    def release(self, released: Sequence[tuple[int, int]]) -> None:
+        """The worker is done with these blocks of ours. With each comes how often it has named it:
+        what names it may be on its way on the other channel."""
+        for number, named in released:
+            self._pool.release(number, named)
         self.tell_released()
 
     def tell_released(self) -> None:

@@ -3,6 +3,7 @@
 What comes from a worker is held against what it must be: a model may have damaged its process.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,6 +12,9 @@ from naiad_backends.errors import Code, NaiadError
 from naiad_backends.python.runtime import heads
 from naiad_backends.python.runtime.errors import ErrorCode
 from naiad_backends.python.runtime.parcel import Packer, Unpacker
+
+_MOST_DIMS, _MOST_ELEMENTS = 32, 1 << 48
+"""Of any array that NumPy can make, also if one of its dimensions is 0."""
 
 START, END = 1, 2
 """Flags of a sequence."""
@@ -90,11 +94,12 @@ class Reader:
         self._reshaped = reshaped(spec.outputs + spec.server_outputs)
 
     def response(self, head: Any, unpacker: Unpacker) -> Response:
-        """Raises ValueError, TypeError or KeyError for what no worker of ours says."""
+        """Raises ValueError, LookupError, TypeError or AttributeError for what no worker of ours
+        says."""
         kind = head[0]
         if kind == heads.OUTPUTS:
             outputs = [read_tensor(one, unpacker) for one in head[1]]
-            if not {tensor.name for tensor in outputs} <= self._names:
+            if not self._names.issuperset([tensor.name for tensor in outputs]):
                 raise ValueError("a worker sent an output that its model does not have")
             for tensor in outputs if self._reshaped else ():
                 spec = self._reshaped.get(tensor.name)
@@ -103,7 +108,11 @@ class Reader:
             return Response(outputs, _parameters(head[2]) if head[2] else {})
         if kind == heads.ERROR:
             return Response(error=NaiadError(Code[ErrorCode(head[1]).name], str(head[2])))
-        return Response(reschedule=True) if kind == heads.AGAIN else Response()
+        if kind == heads.AGAIN:
+            return Response(reschedule=True)
+        if kind not in (heads.LATER, heads.STREAM):
+            raise ValueError(f"a worker sent a response of kind {kind}")
+        return Response()
 
 
 def _parameters(given: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -120,6 +129,8 @@ def read_tensor(head: Any, unpacker: Unpacker) -> Tensor:
     for dim in shape:
         if type(dim) is not int or dim < 0:
             raise ValueError(f"a worker sent the shape {sizes}")
+    if len(shape) > _MOST_DIMS or (not size and math.prod(filter(None, shape)) > _MOST_ELEMENTS):
+        raise ValueError(f"a worker sent the shape {str(sizes)[:200]}, which no array has")
     if not heads.fits(datatype, shape, size):
         raise ValueError(f"a worker sent {size} bytes as {datatype} {sizes}")
     return Tensor(name, datatype, shape, None, unpacker.get(place, offset, size))

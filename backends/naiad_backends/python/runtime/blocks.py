@@ -26,6 +26,7 @@ IDLE_SECONDS = 10.0
 
 _SEALED = hasattr(os, "memfd_create") and hasattr(fcntl, "F_ADD_SEALS")
 _NUMBER = struct.Struct("<Q")
+_DESCRIPTOR = struct.Struct("@i")
 
 
 def rounded(size: int) -> int:
@@ -85,9 +86,11 @@ class Block:
     """One block of our own.
 
     users: how many hold it: the other side, and answers that lie in it.
+    named: how often the other side has named it as the place of something.
+    due: that number at which a release counts that has overtaken messages; 0 for none.
     """
 
-    __slots__ = ("address", "idle_since", "memory", "number", "size", "users")
+    __slots__ = ("address", "due", "idle_since", "memory", "named", "number", "size", "users")
 
     def __init__(self, number: int, memory: mmap.mmap) -> None:
         self.number = number
@@ -95,6 +98,8 @@ class Block:
         self.size = len(memory)
         self.address = address(memory)
         self.users = 0
+        self.named = 0
+        self.due = 0
         self.idle_since = 0.0
 
 
@@ -135,19 +140,31 @@ class Pool:
         return block
 
     def share(self, number: int) -> Block | None:
-        """A block that is in use, with one user more; None if there is no such."""
+        """A block that is in use, which the other side has named, with one user more; None if
+        there is no such."""
         with self._lock:
             block = self._blocks.get(number)
             if block is None or not block.users:
                 return None
             block.users += 1
+            block.named += 1
+            if 0 < block.due <= block.named:
+                block.due = 0
+                block.users -= 1
             return block
 
-    def release(self, number: int) -> None:
-        """One user less."""
+    def release(self, number: int, named: int = 0) -> None:
+        """One user less.
+
+        named: how often the other side has named the block until now. Messages come by two ways, so
+            that those which name it may come later than this.
+        """
         with self._lock:
             block = self._blocks.get(number)
             if block is None or not block.users:
+                return
+            if block.named < named:
+                block.due = named
                 return
             block.users -= 1
             if not block.users:
@@ -181,6 +198,7 @@ class Mapped:
         self._lock = threading.Lock()
         self._memory: dict[int, tuple[mmap.mmap, int]] = {}
         self._announced: dict[int, int] = {}
+        self._named: dict[int, int] = {}
 
     def get(self, number: int) -> mmap.mmap:
         """The memory of a block. Raises ValueError for one that was not announced, OSError if there
@@ -199,19 +217,24 @@ class Mapped:
 
     def _receive(self) -> None:
         try:
-            data, descriptors, _, _ = socket.recv_fds(
-                self._channel, _NUMBER.size, 1, socket.MSG_DONTWAIT
+            # Not `socket.recv_fds`, which does not heed its flags.
+            data, received, _, _ = self._channel.recvmsg(
+                _NUMBER.size, socket.CMSG_LEN(_DESCRIPTOR.size), socket.MSG_DONTWAIT
             )
         except BlockingIOError:
             raise ValueError("a block of shared memory was not announced") from None
-        if len(data) != _NUMBER.size or len(descriptors) != 1:
+        if len(data) != _NUMBER.size or len(received) != 1:
             raise ValueError("an announcement of shared memory was cut off")
-        self._announced[_NUMBER.unpack(data)[0]] = descriptors[0]
+        (descriptor,) = _DESCRIPTOR.unpack(received[0][2])
+        if self._announced.setdefault(_NUMBER.unpack(data)[0], descriptor) != descriptor:
+            os.close(descriptor)
+            raise ValueError("a block of shared memory was announced twice")
 
     def drop(self, number: int) -> None:
         """The other side has given a block back; what still refers to it keeps it alive."""
         with self._lock:
             self._memory.pop(number, None)
+            self._named.pop(number, None)
             descriptor = self._announced.pop(number, None)
         if descriptor is not None:
             os.close(descriptor)
@@ -224,12 +247,24 @@ class Mapped:
                 os.close(self._announced.popitem()[1])
 
     def place(self, start: int, size: int) -> tuple[int, int] | None:
-        """The block in which these bytes lie, and where; None if they lie in none."""
+        """The block in which these bytes lie, and where, to be named in a message; None if they lie
+        in none."""
         with self._lock:
             for number, (memory, begin) in self._memory.items():
                 if begin <= start and start + size <= begin + len(memory):
+                    self._named[number] = self._named.get(number, 0) + 1
                     return number, start - begin
         return None
+
+    def unname(self, number: int) -> None:
+        """No message will name the block, which `place` has given."""
+        with self._lock:
+            if number in self._named:
+                self._named[number] -= 1
+
+    def named(self, number: int) -> int:
+        """How often messages have named this block, or will as soon as they are written."""
+        return self._named.get(number, 0)
 
     def __len__(self) -> int:
         return len(self._memory)

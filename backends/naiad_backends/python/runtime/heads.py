@@ -71,17 +71,20 @@ class Outputs:
             return error_head(error.code(), error.message())
         known = self._known
         parts = []
+        named = len(packer.named)
         try:
             for tensor in response.tensors:
                 described = tensor.described()
                 if described not in known:
                     wrong = self._learn(*described)
                     if wrong is not None:
+                        packer.forget(named)
                         return error_head(wrong.code(), wrong.message())
                 if described[0] in wanted:
                     place = packer.add(tensor.wire())
                     parts.append("%s%d,%d,%d]" % (known[described], *place))  # noqa: UP031
         except TritonModelException as failure:
+            packer.forget(named)
             return error_head(ErrorCode.INTERNAL, str(failure))
         values = response.values()
         return f"[{OUTPUTS},[{','.join(parts)}],{encode(values) if values else '{}'}]"

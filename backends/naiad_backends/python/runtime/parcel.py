@@ -29,12 +29,14 @@ Place = tuple[int, int, int]
 class Packer:
     """Collects the buffers of one message. Then either `data` goes with it, or `block`."""
 
-    __slots__ = ("_buffers", "_mapped", "size")
+    __slots__ = ("_buffers", "_mapped", "named", "size")
 
     def __init__(self, mapped: Mapped | None = None) -> None:
         """mapped: the receiver's blocks, in which buffers may lie."""
         self._buffers: list[Buffer] = []
         self._mapped = mapped
+        self.named: list[int] = []
+        """Blocks of the receiver that were named, one for each time."""
         self.size = 0
 
     def add(self, buffer: Buffer) -> Place:
@@ -43,6 +45,7 @@ class Packer:
         if size > INLINE and self._mapped is not None and len(self._mapped):
             found = self._mapped.place(_address(buffer), size)
             if found is not None:
+                self.named.append(found[0])
                 return found[0], found[1], size
         offset = self.size
         gap = -size % ALIGNMENT
@@ -51,6 +54,11 @@ class Packer:
             self._buffers.append(_GAPS[gap])
         self.size = offset + size + gap
         return BODY, offset, size
+
+    def forget(self, count: int = 0) -> None:
+        """The message will not have what was named after the first `count` times."""
+        while len(self.named) > count and self._mapped is not None:
+            self._mapped.unname(self.named.pop())
 
     @property
     def inline(self) -> bool:
@@ -72,10 +80,15 @@ class Packer:
 
 
 def pack(packer: Packer, pool: Pool) -> tuple[bytes, Block | None]:
-    """What goes with the message: data, or a block that the receiver has to release."""
+    """What goes with the message: data, or a block that the receiver has to release. Raises OSError
+    if there is no memory for one."""
     if packer.inline:
         return packer.data(), None
-    block = pool.take(packer.size)
+    try:
+        block = pool.take(packer.size)
+    except OSError:
+        packer.forget()
+        raise
     packer.fill(block)
     return b"", block
 

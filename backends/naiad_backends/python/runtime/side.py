@@ -40,12 +40,14 @@ class Memory:
             self._released.append(block)
             raise
 
-    def released(self) -> list[int]:
-        """The server's blocks that nothing refers to any more, each once."""
-        numbers = []
+    def released(self) -> list[list[int]]:
+        """The server's blocks that nothing refers to any more, each once, and how often they were
+        named."""
+        found = []
         while self._released:
-            numbers.append(self._released.popleft())
-        return numbers
+            number = self._released.popleft()
+            found.append([number, self.mapped.named(number)])
+        return found
 
 
 class _Answer:
@@ -160,12 +162,15 @@ class Side(Link):
 
     def release(self) -> None:
         """Tell the server which of its blocks are done with."""
-        numbers = self._memory.released()
-        if numbers:
-            self._port.write(Kind.TELL, [0, "release", [numbers]])
+        released = self._memory.released()
+        if released:
+            self._port.write(Kind.TELL, [0, "release", [released]])
 
     def _send(self, kind: Kind, head: Sequence[Any], packer: Packer) -> None:
-        data, block = pack(packer, self._memory.pool)
+        try:
+            data, block = pack(packer, self._memory.pool)
+        except OSError as error:
+            raise TritonModelException(f"no memory to share: {error.strerror}") from None
         self._port.write(kind, head, data, block.number if block else 0)
 
     # -- from the server, the reading thread

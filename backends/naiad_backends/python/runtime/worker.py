@@ -68,6 +68,11 @@ class Worker:
         self._side = Side(Port(side), self._memory)
         self._side.batch = self._batch_of_caller
         self._batches: dict[int, _Batch] = {}
+        self._last = 0
+        self._early: set[tuple[int, int]] = set()
+        """Requests that were cancelled before their batch came, because that is the other way."""
+        self._last = 0
+        self._cancelling = threading.Lock()
         self._executing = 0
         self._main = threading.get_ident()
         self._runner: Runner
@@ -169,7 +174,12 @@ class Worker:
         ]
         del unpacker
         batch.wanted = wanted = [request.wanted for request in requests]
-        self._batches[number] = batch
+        with self._cancelling:
+            self._last = number
+            self._batches[number] = batch
+            if self._early:
+                batch.gone = {index for one, index in self._early if one == number}
+                self._early = {early for early in self._early if early[0] > number}
         self._executing = number
         begin = time.perf_counter_ns()
         try:
@@ -247,14 +257,20 @@ class Worker:
             if numbers:
                 self._side.tell("drop", numbers)
         elif what == "cancel":
-            batch = self._batches.get(arguments[0])
-            if batch is not None:
-                batch.gone.add(arguments[1])
+            self._cancel(*arguments)
         elif what == "ended":
             self._batches.pop(arguments[0], None)
         elif what == "unready":
             return self._runner.unready(arguments[0])
         return None
+
+    def _cancel(self, number: int, index: int) -> None:
+        with self._cancelling:
+            batch = self._batches.get(number)
+            if batch is not None:
+                batch.gone.add(index)
+            elif number > self._last:
+                self._early.add((number, index))
 
     def _warn(self, text: str) -> None:
         self._side.tell("log", "WARNING", text, "", 0, "")
