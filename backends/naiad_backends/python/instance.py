@@ -317,6 +317,7 @@ class ProcessInstance(RemoteInstance):
                 batch.responders[index].send(response, final)
             self._beside.tell_released()
             if final:
+                batch.requests[index].on_cancel = None
                 batch.open.discard(index)
                 self._forget(number, batch)
         elif response is not None:
@@ -347,8 +348,9 @@ class ProcessInstance(RemoteInstance):
                 self._process.send_beside(Kind.TELL, (0, "ended", (number,)))
 
     def _end(self, batch: _Batch, result: Execution | NaiadError | None) -> None:
-        for request in batch.requests:
-            request.on_cancel = None
+        for index, request in enumerate(batch.requests):
+            if index not in batch.open:
+                request.on_cancel = None
         done, batch.done = batch.done, None
         if done is not None:
             done(result)
