@@ -214,8 +214,17 @@ class InferenceRequest:
         conversation = self.conversation()
         if conversation is None:
             conversation = Conversation(self._sink, self._index, False)
+            if self.has_had_sender:
+                conversation.release()
             self._conversation = weakref.ref(conversation)
+            self._answer = conversation
         return InferenceResponseSender(conversation)
+
+    def let_go(self) -> None:
+        """`execute` has returned: only senders hold on to the answer of a model that is not
+        decoupled."""
+        if not self.decoupled:
+            self._answer = None
 
     def conversation(self) -> Conversation | None:
         """The answer that its senders share; None if there is none."""

@@ -242,8 +242,9 @@ def _run_loop(loop: asyncio.AbstractEventLoop) -> None:
 def _outcome(request: InferenceRequest, answer: Any) -> Outcome:
     """What became of a request of a model that is not decoupled."""
     conversation = request.conversation()
+    request.let_go()
     if isinstance(answer, InferenceResponse):
-        if request.has_had_sender and (conversation is None or conversation.answered):
+        if conversation is not None and conversation.answered:
             return _mistake("the model has answered the request twice, by execute and by a sender")
         if conversation is not None:
             conversation.release()
