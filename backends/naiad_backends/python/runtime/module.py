@@ -66,8 +66,8 @@ def load_beside(file: Path, version: Path, name: str) -> Any:
     module = importlib.util.module_from_spec(spec)
     module.__path__ = [str(file.parent), str(version)]
     sys.modules[name] = module
-    added = [path for path in module.__path__ if path not in sys.path]
-    sys.path.extend(added)
+    folders = dict.fromkeys(map(str, (file.parent, version, version.parent)))
+    sys.path.extend(path for path in folders if path not in sys.path)
     try:
         spec.loader.exec_module(module)
     except BaseException:
