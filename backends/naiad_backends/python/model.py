@@ -136,6 +136,8 @@ class ThreadModel(Model):
             )
         except ModelFailed as error:
             raise invalid(str(error)) from error
+        except SystemExit as error:
+            raise invalid(f"initialize failed: {in_short(error)}") from error
 
     def close(self) -> None:
         """The module goes with the last instance."""

@@ -4,6 +4,7 @@ trusted, light models. An exception is caught, a crash takes the server along.""
 import asyncio
 import concurrent.futures
 import contextvars
+import inspect
 import logging
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
@@ -52,12 +53,36 @@ running: contextvars.ContextVar["_Running"] = contextvars.ContextVar("running")
 
 
 class _Running:
-    """An execution, for the calls of other models that it makes.  callers: see `Request`."""
+    """An execution, for the calls of other models that it makes.
 
-    def __init__(self, calls: Calls, callers: tuple[str, ...], forbidden: str = "") -> None:
+    callers: see `Request`.
+    requests: when nobody waits for any of them any more, the calls are cancelled.
+    """
+
+    def __init__(
+        self,
+        calls: Calls,
+        callers: tuple[str, ...],
+        forbidden: str = "",
+        requests: Sequence[Request] = (),
+    ) -> None:
         self.calls = calls
         self.callers = callers
         self.forbidden = forbidden
+        self._requests = requests
+        self._inferences: set[_Inference] = set()
+        for request in requests:
+            request.on_cancel = self._look
+
+    def add(self, inference: "_Inference") -> None:
+        self._inferences.add(inference)
+        inference.when_done(lambda: self._inferences.discard(inference))
+        self._look()
+
+    def _look(self) -> None:
+        if self._requests and all(request.cancelled for request in self._requests):
+            for inference in tuple(self._inferences):
+                inference.cancel()
 
 
 class LocalLink(Link):
@@ -97,7 +122,10 @@ class LocalLink(Link):
         if found is not None and found.forbidden:
             raise TritonModelException(found.forbidden)
         callers = () if found is None else found.callers
-        return _Inference(self._services, _to_server(request, callers), decoupled)
+        inference = _Inference(self._services, _to_server(request, callers), decoupled)
+        if found is not None:
+            found.add(inference)
+        return inference
 
 
 class _BoundLink(LocalLink):
@@ -126,6 +154,7 @@ class _Inference(Call):
         self._woken: Callable[[], None] = lambda: None
         work = self._stream() if decoupled else self._single()
         self._work = asyncio.run_coroutine_threadsafe(work, services.loop)
+        self._work.add_done_callback(self._ended)
 
     async def _single(self) -> None:
         try:
@@ -140,6 +169,11 @@ class _Inference(Call):
                     self._put(None if response is None else _from_server(response), final)
         except BaseException as error:
             self._put(_failed(error), True)
+
+    def _ended(self, work: concurrent.futures.Future[None]) -> None:
+        # What is cancelled before it has begun says nothing itself.
+        if work.cancelled():
+            self._put(_failed(asyncio.CancelledError()), True)
 
     def _put(self, response: InferenceResponse | None, final: bool) -> None:
         self._responses.put((response, final))
@@ -164,6 +198,10 @@ class _Inference(Call):
             response, final = self._responses.get_nowait()
             if response is not None:
                 yield response
+
+    def when_done(self, callback: Callable[[], None]) -> None:
+        """Call it when all responses are there. Any thread."""
+        self._work.add_done_callback(lambda _: callback())
 
     def cancel(self) -> None:
         self._work.cancel()
@@ -213,7 +251,7 @@ class ThreadInstance(StreamingInstance):
         self,
         spec: ModelSpec,
         name: str,
-        found: type,
+        found: Any,
         args: dict[str, str],
         services: Services,
         complain: Callable[[str], None],
@@ -223,6 +261,8 @@ class ThreadInstance(StreamingInstance):
         self._name = name
         self._folder = str(spec.path)
         self._decoupled = spec.decoupled
+        # An async execute of a decoupled model lets the thread go on.
+        self._waits = not (spec.decoupled and inspect.iscoroutinefunction(found.execute))
         self._names = tuple(output.name for output in spec.outputs)
         self._outputs = Outputs(output_specs(spec), complain, strict)
         self._out_reshapes = reshaped(spec.outputs + spec.server_outputs)
@@ -230,24 +270,26 @@ class ThreadInstance(StreamingInstance):
         self._reshapes = reshaped(spec.inputs + spec.server_inputs)
         self._batched = batched
         self._calls = Calls(services, spec.name, name)
-        with self._here((), "initialize"):
+        with self._here("initialize"):
             self._runner = Runner(found(), spec.decoupled, complain)
             self._runner.initialize(args)
 
-    def _here(self, callers: tuple[str, ...], forbidden: str = "") -> "_Here":
+    def _here(self, forbidden: str = "", requests: Sequence[Request] = ()) -> "_Here":
         text = (
             f"other models can be called in execute, and in threads that it has begun, not in"
             f" {forbidden}"
         )
-        return _Here(self._folder, _Running(self._calls, callers, text if forbidden else ""))
+        callers = dict.fromkeys(caller for request in requests for caller in request.callers)
+        waiting = (*callers, self._name) if self._waits else ()
+        mark = _Running(self._calls, waiting, text if forbidden else "", requests)
+        return _Here(self._folder, mark)
 
     def execute(self, requests: Sequence[Request]) -> Execution:
         """Run the model on this thread."""
         batch = _Batch(self, requests, ())
         given = [self._request(batch, index, one) for index, one in enumerate(requests)]
-        callers = {caller: None for one in requests for caller in one.callers}
         start = time.perf_counter_ns()
-        with self._here((*callers, self._name)):
+        with self._here(requests=requests):
             try:
                 outcomes = self._runner.run(given)
             except ModelFailed as error:
@@ -272,8 +314,7 @@ class ThreadInstance(StreamingInstance):
     def stream(self, request: Request, responder: Responder) -> None:
         """Run the model on this thread; responses go to the responder."""
         batch = _Batch(self, (request,), (responder,))
-        callers = (*request.callers, self._name)
-        with self._here(callers):
+        with self._here(requests=(request,)):
             try:
                 self._runner.run([self._request(batch, 0, request)])
             except ModelFailed as error:
@@ -330,7 +371,7 @@ class ThreadInstance(StreamingInstance):
 
     def close(self) -> None:
         """Call `finalize`."""
-        with self._here((), "finalize"):
+        with self._here("finalize"):
             self._runner.finalize()
         self._calls.forget()
 
