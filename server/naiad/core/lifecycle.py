@@ -17,7 +17,6 @@ from weakref import WeakKeyDictionary, WeakValueDictionary
 
 from naiad.core import loading
 from naiad.core.cache.store import Store
-from naiad.core.deadends import DeadEnds
 from naiad.core.latencies import DEFAULT_LATENCIES, LatencyOptions
 from naiad.core.loading import Exchange
 from naiad.core.model import ServedModel
@@ -105,7 +104,6 @@ class Lifecycle:
         self._registry = registry
         self._options = options
         self._limiter = limiter
-        self._dead_ends = DeadEnds()
         self._threads = ThreadPoolExecutor(options.thread_count, "naiad-load")
         # A lock is there as long as somebody has it or waits for it.
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
@@ -398,9 +396,7 @@ class Lifecycle:
             raise
 
         def apply() -> None:
-            served = ServedModel(
-                loaded, options.latencies, gate, options.readiness, self._dead_ends
-            )
+            served = ServedModel(loaded, options.latencies, gate, options.readiness)
             self._files[served] = plan.files
             self._publish(served)
 

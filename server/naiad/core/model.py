@@ -8,7 +8,6 @@ from dataclasses import replace
 
 from naiad.core.checks import RequestCheck
 from naiad.core.classification import classify
-from naiad.core.deadends import DeadEnds
 from naiad.core.latencies import DEFAULT_LATENCIES, Histograms, LatencyOptions, Summaries
 from naiad.core.loading import Exchange, LoadedModel, exchange
 from naiad.core.padding import Padding
@@ -30,9 +29,7 @@ from naiad.repository.config import ModelConfig
 from naiad.repository.scheduling import DynamicBatching
 from naiad_backends.api import (
     Instance,
-    InstanceState,
     ModelSpec,
-    RemoteInstance,
     Request,
     Response,
     Tensor,
@@ -74,12 +71,10 @@ class ServedModel:
         latencies: LatencyOptions = DEFAULT_LATENCIES,
         gate: Gate | None = None,
         readiness: ModelReadiness = ModelReadiness.ALL,
-        dead_ends: DeadEnds | None = None,
     ) -> None:
         """latencies: which of them are kept for metrics.
         gate: the instances' places at the rate limiter, if there is one.
-        readiness: how many instances have to be fine for it to count as ready.
-        dead_ends: of all models of the server."""
+        readiness: how many instances have to be fine for it to count as ready."""
         self.name = loaded.spec.name
         self.version = str(loaded.spec.version)
         self.config = loaded.config
@@ -89,7 +84,6 @@ class ServedModel:
             summaries=Summaries() if latencies.summaries else None,
         )
         self._loaded = loaded
-        self._dead_ends = dead_ends or DeadEnds()
         self._check = RequestCheck(loaded.spec)
         buckets = self.config.padding_buckets()
         self._padding = Padding(loaded.spec, buckets) if buckets else None
@@ -166,17 +160,11 @@ class ServedModel:
         # A decoupled model takes no such call at all, so that there is nothing to check.
         batch_size = 0 if self.spec.decoupled else self._check(request)
         sizes = self._padding.pad(request) if self._padding is not None else None
-        callers = request.callers
-        if callers:
-            self._dead_ends.enter(self, callers, self._names)
         try:
             response = await self._scheduler.submit(request, batch_size)
         except asyncio.CancelledError:
             request.cancel()
             raise
-        finally:
-            if callers:
-                self._dead_ends.leave(self, callers)
         self._finish(request, response)
         if sizes and self._padding is not None:
             self._padding.cut(response, sizes)
@@ -189,10 +177,7 @@ class ServedModel:
 
         Raises NaiadError as `infer` does, at any point. Closing the iterator early cancels.
         """
-        batch_size, callers = self._check(request), request.callers
-        if callers:
-            self._dead_ends.enter(self, callers, self._names)
-        async with aclosing(self._scheduler.stream(request, batch_size)) as parts:
+        async with aclosing(self._scheduler.stream(request, self._check(request))) as parts:
             try:
                 async for part in parts:
                     if part.response is not None:
@@ -203,16 +188,6 @@ class ServedModel:
             finally:
                 # However it ends, nobody reads on; a model that still runs may stop.
                 request.cancel()
-                if callers:
-                    self._dead_ends.leave(self, callers)
-
-    def _names(self) -> list[str]:
-        """Of the instances that may get work."""
-        return [
-            place.name
-            for place, instance in zip(self.spec.placements, self._loaded.instances, strict=True)
-            if not (isinstance(instance, RemoteInstance) and instance.state is InstanceState.DOWN)
-        ]
 
     def _finish(self, request: Request, response: Response) -> None:
         """Raises the response's error; else signs it."""

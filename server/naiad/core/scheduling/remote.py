@@ -92,7 +92,7 @@ class RemoteWorkers(Generic[JobT]):
         queue = self._queue
         try:
             while queue:
-                place = self._choose(queue[0])
+                place = self._choose()
                 if place is None:
                     if not self._begun:
                         self._give_up()
@@ -106,16 +106,14 @@ class RemoteWorkers(Generic[JobT]):
         finally:
             self._dispatching = False
 
-    def _choose(self, work: Batch[JobT]) -> _Place[JobT] | None:
-        """The instance with the fewest batches of those that want more. A request of a model does
-        not wait behind another one, which may be the one that waits for it."""
+    def _choose(self) -> _Place[JobT] | None:
+        """The instance with the fewest batches of those that want more."""
         chosen: _Place[JobT] | None = None
-        ahead = not work.jobs[0].request.callers
         for place in self._places:
             number, instance = len(place.sent), place.instance
             if chosen is not None and number >= len(chosen.sent):
                 continue
-            if instance.state is READY and number < (instance.window if ahead else 1):
+            if instance.state is READY and number < instance.window:
                 if not number:
                     return place
                 chosen = place

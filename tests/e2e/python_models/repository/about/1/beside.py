@@ -1,0 +1,3 @@
+"""Imported by model.py."""
+
+SHAPE = [1, 2]

@@ -1,0 +1,3 @@
+"""For all versions."""
+
+OFFSET = 3
