@@ -48,6 +48,8 @@ class Beside:
         self._waiting: dict[int, asyncio.Future[Any]] = {}
         self._tasks: dict[int, asyncio.Task[None]] = {}
         self._of_batch: dict[int, set[int]] = {}
+        self._here: set[int] = set()
+        """Calls that are answered on the channel of work."""
 
     def connect(self, process: WorkerProcess, pool: Pool) -> None:
         """Before the process is started: the way to it, and our blocks."""
@@ -174,10 +176,14 @@ class Beside:
     # -- other models
 
     def _infer(self, number: int, arguments: Sequence[Any], unpacker: Unpacker) -> None:
-        described, decoupled, batch = arguments
+        described, decoupled, batch, here = arguments
+        if number in self._tasks:
+            raise ValueError(f"call {number} is under way already")
         request = read_request(described, unpacker)
-        if described["trace"] is not None:
-            number_of, index = described["trace"]
+        if here:
+            self._here.add(number)
+        if described[-1] is not None:
+            number_of, index = described[-1]
             traced, _ = self._batch(number_of)
             request.trace = traced[index].trace if 0 <= index < len(traced) else None
         requests, waiting = self._batch(batch)
@@ -231,9 +237,11 @@ class Beside:
             packer, block = Packer(), None
             failure = internal(f"there is no memory to share: {error.strerror}")
             head, data = response_head(Response(error=failure), packer), b""
-        self._process.send_beside(
-            Kind.RESPONSE, (number, head, final), data, block.number if block else 0
-        )
+        send = self._process.send_beside
+        if number in self._here:
+            self._here.discard(number)
+            send = self._process.send
+        send(Kind.RESPONSE, (number, head, final), data, block.number if block else 0)
 
 
 def _read(head: bytes) -> Any:

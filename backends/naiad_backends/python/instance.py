@@ -37,7 +37,7 @@ from naiad_backends.python.process import WorkerProcess
 from naiad_backends.python.runtime import heads
 from naiad_backends.python.runtime.blocks import Pool
 from naiad_backends.python.runtime.frames import Kind
-from naiad_backends.python.runtime.parcel import Packer, Unpacker, pack
+from naiad_backends.python.runtime.parcel import Packer, Unpacker
 from naiad_backends.python.wire import Reader, Writer
 from naiad_backends.services import Services
 
@@ -132,6 +132,9 @@ class ProcessInstance(RemoteInstance):
         self._batches: dict[int, _Batch] = {}
         self._flying: dict[int, _Batch] = {}
         self._deferred = 0
+        self._heads: list[tuple[int, Any]] = []
+        self._packer = Packer()
+        self._gathering = False
         self._tidying: asyncio.TimerHandle | None = None
         self._watchdog: asyncio.TimerHandle | None = None
         self._beside = Beside(self._services, self._spec.name, self.name, self._batch)
@@ -199,42 +202,62 @@ class ProcessInstance(RemoteInstance):
         if self._state is not InstanceState.READY:
             done(None)
             return
-        packer = Packer()
-        request = self._writer.request
-        head = [request(one, packer) for one in requests]
         batch = _Batch(requests, responders, done)
-        try:
-            if packer.size > _LARGE:
-                self._copy_beside(packer, batch, head)
-            else:
-                data, block = pack(packer, self._pool)
-                self._send(batch, head, data, block.number if block else 0)
-        except OSError as error:
-            done(_no_memory(error))
+        packer, request = self._packer, self._writer.request
+        mark = packer.mark()
+        head = [request(one, packer) for one in requests]
+        if packer.inline:
+            self._heads.append((self._count(batch), head))
+            if not self._gathering:
+                self._gathering = True
+                self._loop.call_soon(self._flush)
+        else:
+            packer.rewind(mark)
+            self._begin_large(batch)
 
-    def _copy_beside(self, packer: Packer, batch: _Batch, head: Sequence[Any]) -> None:
-        block = self._pool.take(packer.size)
+    def _begin_large(self, batch: _Batch) -> None:
+        """A message of its own, with a block."""
+        self._flush()
+        packer = Packer()
+        head = [self._writer.request(one, packer) for one in batch.requests]
         process = self._process
 
-        def copied(filling: "asyncio.Future[None]") -> None:
+        def copied(_: object) -> None:
             if process is not self._process or self._state is not InstanceState.READY:
                 # Another process does not know this block.
                 self._end(batch, None)
-            else:
-                self._send(batch, head, b"", block.number)
+                return
+            process.send(Kind.EXECUTE, ((self._count(batch), head),), b"", block.number)
+            if self._tidying is None:
+                self._tidying = self._loop.call_later(_TIDY_SECONDS, self._tidy)
 
-        self._loop.run_in_executor(None, packer.fill, block).add_done_callback(copied)
+        try:
+            block = self._pool.take(packer.size)
+        except OSError as error:
+            self._end(batch, _no_memory(error))
+            return
+        if packer.size <= _LARGE:
+            packer.fill(block)
+            copied(None)
+        else:
+            self._loop.run_in_executor(None, packer.fill, block).add_done_callback(copied)
 
-    def _send(self, batch: _Batch, head: Sequence[Any], data: bytes, block: int) -> None:
+    def _count(self, batch: _Batch) -> int:
+        """Its number, now that it goes to the worker."""
         self._number = number = self._number + 1
         self._batches[number] = self._flying[number] = batch
         for index, request in enumerate(batch.requests):
             request.on_cancel = partial(self._cancel, number, index)
-        self._process.send(Kind.EXECUTE, (number, head), data, block)
-        if block and self._tidying is None:
-            self._tidying = self._loop.call_later(_TIDY_SECONDS, self._tidy)
         if self._limits.execute_seconds and self._watchdog is None:
             self._watch_over(number)
+        return number
+
+    def _flush(self) -> None:
+        """Send what was begun in this turn of the event loop, as one message."""
+        self._gathering = False
+        if self._heads:
+            self._process.send(Kind.EXECUTE, self._heads, self._packer.data())
+            self._heads, self._packer = [], Packer()
 
     def _cancel(self, number: int, index: int) -> None:
         batch = self._batches.get(number)
@@ -247,6 +270,9 @@ class ProcessInstance(RemoteInstance):
     # -- what comes back
 
     def _take(self, kind: int, head: bytes, data: bytearray, block: int) -> None:
+        if kind == Kind.CALL:
+            self._beside.take(kind, head, data, block)
+            return
         said = orjson.loads(head)
         unpacker = self._beside.unpacker(data, block)
         if block and self._tidying is None:
@@ -420,6 +446,7 @@ class ProcessInstance(RemoteInstance):
                 timer.cancel()
         self._beside.close()
         self._batches, self._flying = {}, {}
+        self._heads, self._packer = [], Packer()
 
     async def _restart(self, wait: float) -> None:
         while True:

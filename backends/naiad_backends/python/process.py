@@ -73,6 +73,13 @@ class _Channel:
             self._flushing = True
             self._loop.call_soon(self._flush)
 
+    def send(self, message: bytes) -> None:
+        """Send at once, behind what was said before."""
+        self._out.append(message)
+        if not self._flushing:
+            self._flushing = True
+            self._flush()
+
     def _flush(self) -> None:
         if not self._open:
             return
@@ -287,8 +294,8 @@ class WorkerProcess:
         return 0 if self._process is None else self._process.pid
 
     def send(self, kind: Kind, head: Any, data: bytes = b"", block: int = 0) -> None:
-        """Send on the channel of work."""
-        self._work.write(to_worker(kind, head, data, block))
+        """Send on the channel of work, at once."""
+        self._work.send(to_worker(kind, head, data, block))
 
     def send_beside(self, kind: Kind, head: Any, data: bytes = b"", block: int = 0) -> None:
         """Send on the channel beside it."""

@@ -136,21 +136,21 @@ def read_tensor(head: Any, unpacker: Unpacker) -> Tensor:
     return Tensor(name, datatype, shape, None, unpacker.get(place, offset, size))
 
 
-def read_request(head: Mapping[str, Any], unpacker: Unpacker) -> Request:
+def read_request(head: Sequence[Any], unpacker: Unpacker) -> Request:
     """A request that a model makes for another one."""
-    version, bits = head["model_version"], head["flags"]
-    tensors = [read_tensor(one, unpacker) for one in head["inputs"]]
+    name, version, id, correlation, bits, timeout, parameters, outputs, inputs, _ = head
+    tensors = [read_tensor(one, unpacker) for one in inputs]
     return Request(
-        model_name=str(head["model_name"]),
+        model_name=str(name),
         model_version="" if version == -1 else str(version),
-        id=str(head["id"]),
+        id=str(id),
         inputs={tensor.name: tensor for tensor in tensors},
-        outputs=[str(name) for name in head["outputs"]],
-        correlation_id=head["correlation_id"],
+        outputs=[str(name) for name in outputs],
+        correlation_id=correlation,
         sequence_start=bool(bits & START),
         sequence_end=bool(bits & END),
-        timeout_us=int(head["timeout"]),
-        parameters=dict(head["parameters"]),
+        timeout_us=int(timeout),
+        parameters=dict(parameters),
     )
 
 

@@ -9,6 +9,7 @@ import marshal
 import socket
 import struct
 import threading
+from collections import deque
 from collections.abc import Sequence
 from enum import IntEnum
 from typing import Any
@@ -101,7 +102,7 @@ class Port:
     def __init__(self, channel: socket.socket) -> None:
         self._channel = channel
         self._frames = Frames()
-        self._ready: list[tuple[int, bytes, bytearray, int]] = []
+        self._ready: deque[tuple[int, bytes, bytearray, int]] = deque()
         self._lock = threading.Lock()
         self.left = False
         """Whether this is a process that was forked off, which has no business here."""
@@ -119,13 +120,27 @@ class Port:
     def read(self) -> tuple[int, Any, bytearray, int]:
         """The next message: kind, head, data, block. Raises EOFError when the server is gone."""
         while not self._ready:
-            data = self._channel.recv(_READ)
-            if not data:
-                raise EOFError("the server is gone")
-            self._ready = self._frames.feed(data)
-            self._ready.reverse()
-        kind, head, body, block = self._ready.pop()
+            self._receive()
+        kind, head, body, block = self._ready.popleft()
         return kind, marshal.loads(head), body, block
+
+    def wait_for(self, wanted: int) -> tuple[Any, bytearray, int]:
+        """The next message of a kind: head, data, block. Others stay for `read`."""
+        seen = 0
+        while True:
+            while seen == len(self._ready):
+                self._receive()
+            if self._ready[seen][0] == wanted:
+                _, head, body, block = self._ready[seen]
+                del self._ready[seen]
+                return marshal.loads(head), body, block
+            seen += 1
+
+    def _receive(self) -> None:
+        data = self._channel.recv(_READ)
+        if not data:
+            raise EOFError("the server is gone")
+        self._ready += self._frames.feed(data)
 
     def write(self, kind: int, head: Sequence[Any], data: bytes = b"", block: int = 0) -> None:
         """Send a message. Waits while the server does not read."""

@@ -161,23 +161,21 @@ def read_request(
     )
 
 
-def pack_request(request: InferenceRequest, packer: Packer) -> dict[str, Any]:
-    """A request for another model."""
-    return {
-        "model_name": request.model_name(),
-        "model_version": request.model_version(),
-        "id": request.request_id(),
-        "correlation_id": request.correlation_id(),
-        "flags": request.flags(),
-        "timeout": request.timeout(),
-        "parameters": request.values(),
-        "trace": request.trace().origin,
-        "outputs": request.requested_output_names(),
-        "inputs": [
-            (tensor.name(), tensor.datatype, tensor.shape(), *packer.add(tensor.wire()))
-            for tensor in request.inputs()
-        ],
-    }
+def pack_request(request: InferenceRequest, packer: Packer) -> Head:
+    """A request for another model: its name and version, the same as of any request, and what the
+    server finds the trace of the one that led to it by."""
+    return (
+        request.model_name(),
+        request.model_version(),
+        request.request_id(),
+        request.correlation_id(),
+        request.flags(),
+        request.timeout(),
+        request.values(),
+        request.wanted,
+        [(*tensor.described(), *packer.add(tensor.wire())) for tensor in request.inputs()],
+        request.trace().origin,
+    )
 
 
 def read_response(head: Head, unpacker: Unpacker) -> InferenceResponse:

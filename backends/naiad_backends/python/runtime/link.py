@@ -45,6 +45,12 @@ class Link(ABC):
         """The way to the server in the name of whoever asks now, for later and any thread."""
         return self
 
+    def run(self, request: "InferenceRequest") -> "InferenceResponse":
+        """Run an inference on another model and wait for its only response."""
+        for response in self.infer(request, False).parts():
+            return response
+        raise TritonModelException("the model has given no response")
+
     @abstractmethod
     def infer(self, request: "InferenceRequest", decoupled: bool) -> Call:
         """Begin an inference on another model."""

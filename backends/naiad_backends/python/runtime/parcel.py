@@ -60,6 +60,15 @@ class Packer:
         while len(self.named) > count and self._mapped is not None:
             self._mapped.unname(self.named.pop())
 
+    def mark(self) -> tuple[int, int]:
+        """Where it stands, for `rewind`."""
+        return len(self._buffers), self.size
+
+    def rewind(self, mark: tuple[int, int]) -> None:
+        """Forget what was added since."""
+        number, self.size = mark
+        del self._buffers[number:]
+
     @property
     def inline(self) -> bool:
         """Whether the message carries them itself."""

@@ -9,7 +9,6 @@ from naiad_backends.python.runtime.errors import TritonModelException
 from naiad_backends.python.runtime.link import link
 from naiad_backends.python.runtime.memory import PreferredMemory
 from naiad_backends.python.runtime.response import (
-    InferenceResponse,
     ResponseIterator,
     checked_parameters,
 )
@@ -256,8 +255,9 @@ class InferenceRequest:
         What goes wrong is a response with an error. Raises TritonModelException only where other
         models cannot be called.
         """
-        call = link().infer(self, decoupled)
-        return ResponseIterator(call) if decoupled else _only(call.parts())
+        if decoupled:
+            return ResponseIterator(link().infer(self, True))
+        return link().run(self)
 
     async def async_exec(self, decoupled: bool = False) -> Any:
         """The same without holding up the event loop."""
@@ -267,10 +267,3 @@ class InferenceRequest:
         async for response in call.async_parts():
             return response
         raise TritonModelException("the model has given no response")
-
-
-def _only(parts: Any) -> InferenceResponse:
-    for response in parts:
-        found: InferenceResponse = response
-        return found
-    raise TritonModelException("the model has given no response")

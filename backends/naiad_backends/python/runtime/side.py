@@ -116,8 +116,11 @@ class _Inference(Call):
 class Side(Link):
     """The link of a worker process."""
 
-    def __init__(self, port: Port, memory: Memory) -> None:
+    def __init__(self, port: Port, work: Port, memory: Memory) -> None:
+        """work: the channel that the thread reads which makes this."""
         self._port = port
+        self._work = work
+        self._main = threading.get_ident()
         self._memory = memory
         self._numbers = itertools.count(1)
         self._answers: dict[int, _Answer] = {}
@@ -134,7 +137,7 @@ class Side(Link):
         answer = self._answers[number] = _Answer()
         packer = Packer()
         head = [number, what, [_spread(argument, packer) for argument in arguments]]
-        self._send(Kind.CALL, head, packer)
+        self._send(self._port, Kind.CALL, head, packer)
         return answer.wait()
 
     def tell(self, what: str, *arguments: Plain) -> None:
@@ -142,19 +145,45 @@ class Side(Link):
             return
         packer = Packer()
         head = [0, what, [_spread(argument, packer) for argument in arguments]]
-        self._send(Kind.TELL, head, packer)
+        self._send(self._port, Kind.TELL, head, packer)
+
+    def run(self, request: InferenceRequest) -> InferenceResponse:
+        if threading.get_ident() == self._main:
+            return self._run_here(request)
+        return super().run(request)
+
+    def _run_here(self, request: InferenceRequest) -> InferenceResponse:
+        """On the thread that reads the channel of work, and has nothing else to do there now: the
+        answer need not go through another thread."""
+        number = next(self._numbers)
+        head, packer = self._inference(number, request, False, here=True)
+        answered = 0
+        try:
+            self._send(self._work, Kind.CALL, head, packer)
+            # An answer to another call is one that the model has stopped to wait for.
+            while answered != number:
+                (answered, response, _), data, block = self._work.wait_for(Kind.RESPONSE)
+        except (EOFError, BrokenPipeError):
+            os._exit(1)
+        return read_response(response, self._memory.unpacker(data, block))
 
     def infer(self, request: InferenceRequest, decoupled: bool) -> Call:
+        number = next(self._numbers)
+        head, packer = self._inference(number, request, decoupled)
+        inference = self._inferences[number] = _Inference(self, number)
+        self._send(self._port, Kind.CALL, head, packer)
+        return inference
+
+    def _inference(
+        self, number: int, request: InferenceRequest, decoupled: bool, here: bool = False
+    ) -> tuple[Sequence[Any], Packer]:
         if self.forbidden:
             raise TritonModelException(self.forbidden)
-        number = next(self._numbers)
-        inference = self._inferences[number] = _Inference(self, number)
         packer = Packer(self._memory.mapped)
         described = pack_request(request, packer)
         released = self._memory.released()
-        head = [number, "infer", [described, decoupled, self.batch()], released]
-        self._send(Kind.CALL, head, packer)
-        return inference
+        call = (described, decoupled, self.batch(), here)
+        return (number, "infer", call, released), packer
 
     def leave(self) -> None:
         """In a process that the model has forked off."""
@@ -166,12 +195,12 @@ class Side(Link):
         if released:
             self._port.write(Kind.TELL, [0, "release", [released]])
 
-    def _send(self, kind: Kind, head: Sequence[Any], packer: Packer) -> None:
+    def _send(self, port: Port, kind: Kind, head: Sequence[Any], packer: Packer) -> None:
         try:
             data, block = pack(packer, self._memory.pool)
         except OSError as error:
             raise TritonModelException(f"no memory to share: {error.strerror}") from None
-        self._port.write(kind, head, data, block.number if block else 0)
+        port.write(kind, head, data, block.number if block else 0)
 
     # -- from the server, the reading thread
 

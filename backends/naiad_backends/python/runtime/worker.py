@@ -26,7 +26,7 @@ from naiad_backends.python.runtime.heads import LEFT, Outputs, error_head, read_
 from naiad_backends.python.runtime.link import Plain
 from naiad_backends.python.runtime.logger import install, uninstall
 from naiad_backends.python.runtime.module import load_alone
-from naiad_backends.python.runtime.parcel import Packer, pack
+from naiad_backends.python.runtime.parcel import Packer, Unpacker, pack
 from naiad_backends.python.runtime.response import InferenceResponse
 from naiad_backends.python.runtime.runner import Left, ModelExited, ModelFailed, Runner
 from naiad_backends.python.runtime.sender import Sink
@@ -65,10 +65,9 @@ class Worker:
         self._work = Port(work)
         self._announcing = blocks
         self._memory = Memory(Pool(announcer(blocks)), Mapped(blocks))
-        self._side = Side(Port(side), self._memory)
+        self._side = Side(Port(side), self._work, self._memory)
         self._side.batch = self._batch_of_caller
         self._batches: dict[int, _Batch] = {}
-        self._last = 0
         self._early: set[tuple[int, int]] = set()
         """Requests that were cancelled before their batch came, because that is the other way."""
         self._last = 0
@@ -147,7 +146,7 @@ class Worker:
                 self._side.release()
             kind, head, data, block = self._work.read()
             if kind == Kind.EXECUTE:
-                self._execute(head, data, block)
+                self._run(head, data, block)
             elif kind == Kind.STOP:
                 break
             del head, data
@@ -156,23 +155,27 @@ class Worker:
 
     # -- batches
 
-    def _execute(self, head: Any, data: bytearray, block: int) -> None:
-        number, heads = head
-        decoupled = self._decoupled
-        start = time.perf_counter_ns()
+    def _run(self, batches: Any, data: bytearray, block: int) -> None:
         try:
             unpacker = self._memory.unpacker(data, block)
         except OSError as error:
             # Such as by a limit that the model has set for itself.
             text = f"the worker has no memory for the requests: {error.strerror}"
-            self._work.write(Kind.RESULT, [number, start, start, 0, text, []])
+            now = time.perf_counter_ns()
+            for number, _ in batches:
+                self._work.write(Kind.RESULT, [number, now, now, 0, text, []])
             return
+        for number, heads in batches:
+            self._execute(number, heads, unpacker)
+
+    def _execute(self, number: int, heads: Any, unpacker: Unpacker) -> None:
+        decoupled = self._decoupled
+        start = time.perf_counter_ns()
         batch = _Batch(self, number, ())
         requests = [
             read_request(one, unpacker, batch, index, decoupled, self._names)
             for index, one in enumerate(heads)
         ]
-        del unpacker
         batch.wanted = wanted = [request.wanted for request in requests]
         with self._cancelling:
             self._last = number
