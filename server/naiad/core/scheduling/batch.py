@@ -22,27 +22,26 @@ logger = logging.getLogger(__name__)
 class Job(Waiting):
     """One request on its way through an instance.
 
-    future: what its caller waits for.  response, phases: set once it was executed.
+    future: what its caller waits for, or responder: where a decoupled model's responses go.
+    response, phases: set once it was executed.
     """
 
-    __slots__ = ("future", "phases", "request", "response")
+    __slots__ = ("future", "phases", "request", "responder", "response")
 
     def __init__(self, request: Request, size: int, key: Hashable = None) -> None:
         super().__init__(size, key, time.perf_counter_ns())
         self.request = request
         self.future: asyncio.Future[Response] | None = None
+        self.responder: Responder | None = None
         self.response: Response | None = None
         self.phases: Phases | None = None
 
     @property
     def abandoned(self) -> bool:
         """Whether its caller does not wait any more."""
+        if self.responder is not None:
+            return self.responder.cancelled
         return self.future is not None and self.future.cancelled()
-
-    @property
-    def responder(self) -> Responder | None:
-        """Where a decoupled model's responses go."""
-        return None
 
     def answer(self, response: Response, phases: Phases | None = None) -> None:
         """What its instance, or in its place the server, says of it; from any thread."""
@@ -75,16 +74,18 @@ class Batch(Generic[JobT]):
     place: which of the instances it runs on, for its scheduler.
     started: when its instance came to it, by `time.perf_counter_ns()`; 0 for not yet.
     phases: set once it was executed.
+    open: how many of its jobs wait for responses of it.
     fixed: the place of each job in the batch means something, so that abandoned ones run as well.
     """
 
-    __slots__ = ("fixed", "jobs", "phases", "place", "started")
+    __slots__ = ("fixed", "jobs", "open", "phases", "place", "started")
 
     def __init__(self, jobs: Sequence[JobT], place: int = 0, fixed: bool = False) -> None:
         self.jobs = jobs
         self.place = place
         self.fixed = fixed
         self.started = 0
+        self.open = 0
         self.phases: Phases | None = None
 
     def wanted(self) -> Sequence[JobT]:
