@@ -91,9 +91,11 @@ def test_a_model_that_may_not(server: ServerProcess, model: str) -> None:
     asyncio.run(over_grpc())
 
 
-def test_decoupled_models_have_no_sequences_yet(server: ServerProcess, repository: Path) -> None:
+def test_decoupled_models_in_the_server_have_no_sequences(
+    server: ServerProcess, repository: Path
+) -> None:
     config = tell.config(decoupled=True, more="sequence_batching { iterative_sequence: true }")
     graphs.write_model(repository, "decoupled", config=config)
     reply = server.post("/v2/repository/models/decoupled/load")
     assert reply.status == 400
-    assert "a decoupled model cannot have sequences yet" in reply.json()["error"]
+    assert "a decoupled model of this backend cannot have sequences" in reply.json()["error"]

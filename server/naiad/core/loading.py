@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 
 from naiad.core.cache.keys import common_identity, own_identity
 from naiad.core.cache.store import Store
+from naiad.core.scheduling.remote import elsewhere
 from naiad.core.warmup import warmer
 from naiad.repository.config import ModelConfig
 from naiad.repository.instances import InstancePlan
@@ -172,9 +173,17 @@ def _check_kind(config: ModelConfig, spec: ModelSpec, instances: Sequence[Instan
             field="model_transaction_policy.decoupled",
             hint="remove it",
         )
-    if spec.decoupled and config.has_sequence_batching:
+    if not (spec.decoupled and config.has_sequence_batching):
+        return
+    if not elsewhere(instances):
         raise unsupported(
-            "a decoupled model cannot have sequences yet",
+            "a decoupled model of this backend cannot have sequences",
             field="sequence_batching",
             hint="remove it",
+        )
+    if spec.server_outputs:
+        raise unsupported(
+            "the server keeps no states for a decoupled model, whose responses may be many",
+            field="sequence_batching.state",
+            hint="remove it; the model can keep them by the id of the sequence",
         )

@@ -49,12 +49,14 @@ def _scheduler(
     largest, key = spec.max_batch_size or 1, batch_key(spec)
     delay = batching.delay_ns if batching is not None else 0
     patience = AdaptivePatience() if delay is None else FixedPatience(delay)
-    if spec.decoupled:
-        return Decoupled(name, loaded.instances, stats, gate, batching, largest, key, patience)
     sequences = loaded.config.sequence_batching()
     if sequences is not None:
         feed = Feed(sequences, spec, loaded.initial_states)
-        return Sequenced(name, loaded.instances, stats, sequences, largest, key, feed, gate)
+        return Sequenced(
+            name, loaded.instances, stats, sequences, largest, key, feed, gate, spec.decoupled
+        )
+    if spec.decoupled:
+        return Decoupled(name, loaded.instances, stats, gate, batching, largest, key, patience)
     if batching is None and gate is None:
         return Direct(name, loaded.instances, stats)
     if batching is None:

@@ -21,10 +21,18 @@ from naiad.core.scheduling.instances import Outbox, Worker
 from naiad.core.scheduling.lanes import Candidates, Lane, Rows
 from naiad.core.scheduling.remote import READY, all_down
 from naiad.core.scheduling.sequencer import Sequence, Sequencer
+from naiad.core.scheduling.streams import Streams, not_single
 from naiad.core.scheduling.timer import Alarm
 from naiad.core.stats import Failure, ModelStatistics
 from naiad.repository.scheduling import SequenceBatching
-from naiad_backends.api import Instance, RemoteInstance, Request, Response, Tensor
+from naiad_backends.api import (
+    Instance,
+    RemoteInstance,
+    Request,
+    Responder,
+    Response,
+    Tensor,
+)
 from naiad_backends.errors import Code, NaiadError, invalid
 
 logger = logging.getLogger(__name__)
@@ -61,11 +69,14 @@ class Sequenced:
         key: Callable[[Request], Hashable],
         feed: Feed,
         gate: Gate | None = None,
+        decoupled: bool = False,
     ) -> None:
         """largest: batch elements of one execution.
         key: requests of equal keys may share a batch.  gate: of the rate limiter, if there is one.
+        decoupled: a request has any number of responses; only for instances elsewhere.
         """
-        self.in_flight = 0
+        self._singles = 0
+        self._streams = Streams(stats, self._plan) if decoupled else None
         self._gate = gate
         self._stats = stats
         self._batching = batching
@@ -100,6 +111,10 @@ class Sequenced:
             self._look(place)
 
     @property
+    def in_flight(self) -> int:
+        return self._singles if self._streams is None else len(self._streams)
+
+    @property
     def pending(self) -> int:
         return self._sequencer.waiting + sum(map(len, self._lanes))
 
@@ -120,10 +135,12 @@ class Sequenced:
     # -- requests
 
     async def submit(self, request: Request, batch_size: int) -> Response:
+        if self._streams is not None:
+            raise not_single(request)
         step = self._admit(request, batch_size)
         future: asyncio.Future[Response] = self._loop.create_future()
         step.future = future
-        self.in_flight += 1
+        self._singles += 1
         self._plan()
         try:
             return await future
@@ -132,7 +149,19 @@ class Sequenced:
             raise
 
     async def stream(self, request: Request, batch_size: int) -> AsyncGenerator[Part, None]:
-        yield Part(await self.submit(request, batch_size), True)
+        if self._streams is None:
+            yield Part(await self.submit(request, batch_size), True)
+            return
+        step = self._admit(request, batch_size)
+        stream = self._streams.open(step)
+        self._plan()
+        try:
+            async for part in stream.parts():
+                yield part
+        finally:
+            stream.cancel()
+            if step in self._streams:
+                self._cancel(step)
 
     def _admit(self, request: Request, batch_size: int) -> Step:
         if batch_size != 1:
@@ -180,27 +209,29 @@ class Sequenced:
 
     def _withdraw(self, step: Step) -> None:
         """A queued request that never runs, because one of its sequence was cancelled."""
-        if step.future is not None and not step.future.done():
-            step.future.set_exception(
-                NaiadError(Code.CANCELLED, "another request of its sequence was cancelled")
-            )
-        self._stats.failed(step.arrived, time.perf_counter_ns(), Failure.CANCELED)
-        self.in_flight -= 1
+        error = NaiadError(Code.CANCELLED, "another request of its sequence was cancelled")
+        self._refuse(step, error, Failure.CANCELED)
 
-    def _refuse(self, step: Step) -> None:
-        now = time.perf_counter_ns()
-        self._stats.failed(step.arrived, now, Failure.REJECTED)
+    def _late(self, step: Step) -> None:
+        waited = time.perf_counter_ns() - step.arrived
+        error = NaiadError(
+            Code.UNAVAILABLE,
+            f"the sequence timed out in the backlog: all slots were taken for {waited // 1000} us",
+            hint="come back later, or allow more time",
+            retry_after_s=self._stats.usual_seconds(),
+        )
+        self._refuse(step, error, Failure.REJECTED)
+
+    def _refuse(self, step: Step, error: NaiadError, reason: Failure) -> None:
+        """End a request that does not run any more."""
+        step.request.inputs, step.request.outputs = step.inputs, step.asked
+        if self._streams is not None:
+            self._streams.refuse(step, error, reason)
+            return
+        self._stats.failed(step.arrived, time.perf_counter_ns(), reason)
         if step.future is not None and not step.future.done():
-            step.future.set_exception(
-                NaiadError(
-                    Code.UNAVAILABLE,
-                    "the sequence timed out in the backlog: all slots were taken for"
-                    f" {(now - step.arrived) // 1000} us",
-                    hint="come back later, or allow more time",
-                    retry_after_s=self._stats.usual_seconds(),
-                )
-            )
-        self.in_flight -= 1
+            step.future.set_exception(error)
+        self._singles -= 1
 
     # -- batches
 
@@ -215,7 +246,7 @@ class Sequenced:
         self._dispatching = True
         now = time.perf_counter_ns()
         for step in self._sequencer.expire(now):
-            self._refuse(step)
+            self._late(step)
         if self._sequencer.closed:
             self._give_up()
         self._hand_out()
@@ -275,8 +306,10 @@ class Sequenced:
         jobs: Listed[Job] = [step for step in steps if step is not None]
         if len(jobs) < len(steps):
             filler = self._feed.filler(jobs[0].request)
-            jobs = [Job(filler, 0) if step is None else step for step in steps]
+            jobs = [self._filler(filler) if step is None else step for step in steps]
         batch = Batch(jobs, place, fixed=not self._batching.oldest)
+        if self._streams is not None:
+            self._streams.running(batch)
         if self._workers:
             self._workers[place].inbox.put(batch)
         elif place in self._away:
@@ -286,6 +319,12 @@ class Sequenced:
             run(self._instances[place], batch)
             self._settle(batch)
             self._hand_out()
+
+    def _filler(self, request: Request) -> Job:
+        job = Job(request, 0)
+        if self._streams is not None:
+            job.responder = _Silence()
+        return job
 
     def _finished(self, batch: Batch[Job]) -> None:
         self._settle(batch)
@@ -312,7 +351,8 @@ class Sequenced:
 
     def _settle(self, batch: Batch[Job]) -> None:
         self._release(batch.place)
-        batch.count(self._stats)
+        if self._streams is None:
+            batch.count(self._stats)
         now = time.perf_counter_ns()
         for job in batch.jobs:
             if isinstance(job, Step) and job.sequence is not None:
@@ -327,15 +367,25 @@ class Sequenced:
                 sequence.memory = self._feed.keep(response, step.asked, sequence.memory)
             except NaiadError as error:
                 response = step.response = Response(error=error)
-            if response.reschedule and self._batching.iterative and not step.abandoned:
+            if response.reschedule and self._goes_on(step):
                 self._again(sequence, step)
                 return
         self._end(step)
         self._sequencer.done(sequence, now)
 
+    def _goes_on(self, step: Step) -> bool:
+        """Whether it may run again, and somebody waits for it."""
+        if not self._batching.iterative or step.abandoned:
+            return False
+        return self._streams is None or step in self._streams
+
     def _end(self, step: Step) -> None:
-        step.settle(self._stats)
-        self.in_flight -= 1
+        """Its execution was the last one; a decoupled model may still send responses."""
+        if self._streams is not None:
+            self._streams.finish(step)
+        else:
+            step.settle(self._stats)
+            self._singles -= 1
 
     def _again(self, sequence: Sequence[Step], step: Step) -> None:
         """The model is not done with it: once more, as neither the first nor the last."""
@@ -373,7 +423,7 @@ class Sequenced:
                 rest.insert(0, handed)
                 sequencer.done(sequence, time.perf_counter_ns())
             for step in rest:
-                self._fail(step, _lost(self._away[place].trouble()))
+                self._refuse(step, _lost(self._away[place].trouble()), Failure.BACKEND)
         self._plan()
 
     def _give_up(self) -> None:
@@ -382,12 +432,7 @@ class Sequenced:
         while error is not None and (sequences := self._sequencer.homeless()):
             for sequence in sequences:
                 for step in self._sequencer.cancel(sequence):
-                    self._fail(step, error)
-
-    def _fail(self, step: Step, error: NaiadError) -> None:
-        step.request.inputs, step.request.outputs = step.inputs, step.asked
-        step.answer(Response(error=error))
-        self._end(step)
+                    self._refuse(step, error, Failure.BACKEND)
 
     # -- the end
 
@@ -411,6 +456,17 @@ def _lane(batching: SequenceBatching, largest: int) -> Lane[Step]:
     if batching.oldest:
         return Candidates(batching.preferred, largest, batching.delay_ns)
     return Rows(largest, batching.utilization, batching.delay_ns)
+
+
+class _Silence(Responder):
+    """Where the responses of a row without a request go: nowhere."""
+
+    def send(self, response: Response | None, final: bool = False) -> None:
+        """Nobody has asked."""
+
+    @property
+    def cancelled(self) -> bool:
+        return False
 
 
 def _lost(trouble: str) -> NaiadError:

@@ -21,7 +21,7 @@ class _Record:
 
     batch: what it ran in last.  started: when an instance first came to it, by
         `time.perf_counter_ns()`; 0 for not yet.
-    first, before: when it responded first and last; 0 for not yet. `before` begins with the arrival.
+    first, before: when it responded first and last. `first` is 0 for not yet, `before` the arrival.
     refused: it is not the model that has the final word.
     """
 

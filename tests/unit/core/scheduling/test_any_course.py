@@ -64,10 +64,29 @@ def batched(instances: Sequence[Instance], stats: ModelStatistics) -> Resizable:
     return Decoupled("m/1", instances, stats, None, DynamicBatching(), 3)
 
 
-def sequenced(instances: Sequence[Instance], stats: ModelStatistics) -> Sequenced:
+def sequenced(
+    instances: Sequence[Instance], stats: ModelStatistics, decoupled: bool = False
+) -> Sequenced:
     batching = SequenceBatching(oldest=True, slots=2, idle_ns=3600 * 10**9)
     feed = Feed(batching, ModelSpec("m", 1, Path(), max_batch_size=3), {})
-    return Sequenced("m/1", instances, stats, batching, 3, lambda request: None, feed)
+    arguments = (batching, 3, lambda request: None, feed, None, decoupled)
+    return Sequenced("m/1", instances, stats, *arguments)
+
+
+def decoupled_sequences(instances: Sequence[Instance], stats: ModelStatistics) -> Sequenced:
+    return sequenced(instances, stats, decoupled=True)
+
+
+KINDS: list[Make] = [
+    direct,
+    dynamic,
+    ordered,
+    limited,
+    decoupled,
+    batched,
+    sequenced,
+    decoupled_sequences,
+]
 
 
 class AnyCourse(RuleBasedStateMachine):
@@ -80,13 +99,13 @@ class AnyCourse(RuleBasedStateMachine):
         self.left = 0
 
     @initialize(
-        make=st.sampled_from([direct, dynamic, ordered, limited, decoupled, batched, sequenced]),
+        make=st.sampled_from(KINDS),
         windows=st.lists(st.integers(1, 3), min_size=1, max_size=3),
     )
     def begin(self, make: Make, windows: list[int]) -> None:
         self.instances = [Distant(window) for window in windows]
         self.stats = ModelStatistics()
-        self.fixed = make in (limited, sequenced)
+        self.fixed = make in (limited, sequenced, decoupled_sequences)
 
         async def made() -> Resizable | Sequenced:
             return make(self.instances, self.stats)

@@ -1,6 +1,7 @@
 """Batches and sequences on instances elsewhere, held by the hand."""
 
 import asyncio
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -61,8 +62,8 @@ def dynamic(
 
 
 def error_of(task: "asyncio.Task[Response]") -> NaiadError:
-    error = task.result().error
-    assert error is not None
+    error = task.exception() or task.result().error
+    assert isinstance(error, NaiadError)
     return error
 
 
@@ -292,3 +293,113 @@ async def test_a_step_that_runs_again_is_lost_as_well() -> None:
     instance.end()
     await task
     await scene.end()
+
+
+class Streams:
+    """A decoupled model with sequences."""
+
+    def __init__(self, *instances: Distant, iterative: bool, oldest: bool = True) -> None:
+        self.stats, spec = ModelStatistics(), ModelSpec("m", 1, Path(), max_batch_size=3)
+        batching = SequenceBatching(oldest=oldest, slots=3, idle_ns=MINUTE, iterative=iterative)
+        feed = Feed(batching, spec, {})
+        self.scheduler = Sequenced(
+            "m/1", instances, self.stats, batching, 3, lambda request: None, feed, None, True
+        )
+
+    async def ask(self, name: str, **more: int | bool) -> "asyncio.Task[list[Part]]":
+        request = Request("m", id=name, **more)  # type: ignore[arg-type]  # plain values
+
+        async def parts() -> list[Part]:
+            return [part async for part in self.scheduler.stream(request, 1)]
+
+        task = asyncio.get_running_loop().create_task(parts())
+        await turn()
+        return task
+
+    async def end(self) -> None:
+        self.scheduler.forget_all()
+        await asyncio.wait_for(self.scheduler.drained(), 5)
+        await self.scheduler.stop()
+
+
+def last_error(parts: Sequence[Part]) -> NaiadError:
+    response = parts[-1].response
+    assert response is not None and response.error is not None
+    return response.error
+
+
+async def test_a_decoupled_request_runs_again_while_it_responds() -> None:
+    instance = Distant()
+    scene = Streams(instance, iterative=True)
+    first = await scene.ask("a")
+    for _ in range(3):
+        _, (responder,), _ = instance.handed[0]
+        responder.send(Response())
+        instance.end(Response(reschedule=True))
+        await turn()
+    second = await scene.ask("b")
+    responder.send(None, final=True)
+    instance.end(Response(reschedule=True))
+    await turn()
+    assert instance.batches == [["a"]] * 4 + [["b"]]
+    assert scene.stats.execution_count == 4
+    _, (late,), _ = instance.handed[0]
+    instance.end(Response())
+    assert scene.scheduler.in_flight == 1
+    assert [part.final for part in await first] == [False] * 3 + [True]
+    second.cancel()
+    await turn()
+    assert scene.scheduler.in_flight == 1, "the model has the final word"
+    late.send(None, final=True)
+    await scene.end()
+
+
+async def test_steps_of_a_decoupled_sequence_keep_their_order() -> None:
+    instance = Distant()
+    scene = Streams(instance, iterative=False)
+    first = await scene.ask("a", correlation_id=1, sequence_start=True)
+    second = await scene.ask("b", correlation_id=1)
+    _, (responder,), _ = instance.handed[0]
+    instance.end(Response())
+    assert instance.batches == [["a"], ["b"]] and not first.done()
+    instance.end()
+    responder.send(Response(), final=True)
+    assert [len(await first), len(await second)] == [1, 1]
+    lost = [await scene.ask("c", correlation_id=1), await scene.ask("d", correlation_id=1)]
+    instance.die()
+    assert [last_error(await task).code for task in lost] == [Code.UNAVAILABLE] * 2
+    instance.become(READY)
+    third = await scene.ask("e", correlation_id=2, sequence_start=True)
+    instance.end(Response(reschedule=True))
+    assert last_error(await third).code is Code.INVALID_ARG
+    await scene.end()
+    assert (scene.stats.success.count, scene.stats.fail.count) == (2, 3)
+
+
+async def test_rows_without_a_request_have_silent_responders() -> None:
+    instance = Distant()
+    scene = Streams(instance, iterative=False, oldest=False)
+    first = await scene.ask("a", correlation_id=1, sequence_start=True)
+    other = await scene.ask("b", correlation_id=2, sequence_start=True)
+    instance.end()
+    await turn()
+    requests, responders, _ = instance.handed[0]
+    assert len(requests) == len(responders) == 2
+    instance.end()
+    assert [len(await first), len(await other)] == [1, 1]
+    await scene.end()
+
+
+async def test_who_leaves_ends_a_decoupled_sequence() -> None:
+    instance = Distant()
+    scene = Streams(instance, iterative=False)
+    first = await scene.ask("a", correlation_id=1, sequence_start=True)
+    second = await scene.ask("b", correlation_id=1)
+    third = await scene.ask("c", correlation_id=1)
+    second.cancel()
+    await turn()
+    assert last_error(await third).code is Code.CANCELLED
+    instance.end()
+    await first
+    await scene.end()
+    assert scene.stats.failures[Failure.CANCELED] == 2
