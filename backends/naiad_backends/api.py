@@ -222,8 +222,8 @@ class Request:
         read it. It never becomes False again.
     on_cancel: called on the event loop when that happens, for a model that runs elsewhere; belongs
         to the instance that has the request.
-    callers: names of the instances that wait for the answer and do nothing else meanwhile; the
-        first has a client's request. Empty for a client's own.
+    callers: the instances that wait for the answer and do nothing else meanwhile; the last one has
+        made the request, the others wait for that one. Empty for a client's own.
     correlation_id: the sequence that the request belongs to; 0 or "" means none.
     priority: 0 means the model's default level.
     timeout_us: how long it may wait in a queue, in microseconds; 0 means the model's default.
@@ -245,7 +245,7 @@ class Request:
     classes: dict[str, int] | None = None
     cancelled: bool = False
     on_cancel: Callable[[], None] | None = None
-    callers: tuple[str, ...] = ()
+    callers: "tuple[Instance, ...]" = ()
     trace: Trace | None = None
 
     def cancel(self) -> None:

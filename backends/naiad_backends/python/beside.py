@@ -12,7 +12,7 @@ from typing import Any
 
 import orjson
 
-from naiad_backends.api import Request, Response
+from naiad_backends.api import Instance, Request, Response
 from naiad_backends.errors import Code, NaiadError, internal
 from naiad_backends.python.calls import Calls, text
 from naiad_backends.python.process import WorkerProcess
@@ -35,12 +35,15 @@ class Beside:
         services: Services,
         model: str,
         instance: str,
+        caller: Instance,
         batch: Callable[[int], tuple[Sequence[Request], bool]],
     ) -> None:
-        """batch: the requests of one that the worker has, and whether it executes them now."""
+        """model, instance: names of who asks, for people.  caller: the same for the server.
+        batch: the requests of one that the worker has, and whether it executes them now."""
         self._services = services
         self._loop = services.loop
         self._instance = instance
+        self._caller = caller
         self._batch = batch
         self._calls = Calls(services, model, instance)
         self._released: deque[int] = deque()
@@ -189,7 +192,7 @@ class Beside:
         requests, waiting = self._batch(batch)
         if waiting:
             callers = {caller: None for one in requests for caller in one.callers}
-            request.callers = (*callers, self._instance)
+            request.callers = (*callers, self._caller)
             self._of_batch.setdefault(batch, set()).add(number)
         work = self._stream(number, request) if decoupled else self._single(number, request)
         self._begin(number, work)

@@ -137,7 +137,7 @@ class ProcessInstance(RemoteInstance):
         self._gathering = False
         self._tidying: asyncio.TimerHandle | None = None
         self._watchdog: asyncio.TimerHandle | None = None
-        self._beside = Beside(self._services, self._spec.name, self.name, self._batch)
+        self._beside = Beside(self._services, self._spec.name, self.name, self, self._batch)
         self._process = WorkerProcess(
             self._loop,
             self.name,

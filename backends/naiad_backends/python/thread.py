@@ -14,6 +14,7 @@ from typing import Any
 
 from naiad_backends.api import (
     Execution,
+    Instance,
     ModelSpec,
     Request,
     Responder,
@@ -62,7 +63,7 @@ class _Running:
     def __init__(
         self,
         calls: Calls,
-        callers: tuple[str, ...],
+        callers: tuple[Instance, ...],
         forbidden: str = "",
         requests: Sequence[Request] = (),
     ) -> None:
@@ -258,7 +259,6 @@ class ThreadInstance(StreamingInstance):
         strict: bool,
     ) -> None:
         """found: the class.  args: for `initialize`. Raises INVALID_ARG with the model's error."""
-        self._name = name
         self._folder = str(spec.path)
         self._decoupled = spec.decoupled
         # An async execute of a decoupled model lets the thread go on.
@@ -280,7 +280,7 @@ class ThreadInstance(StreamingInstance):
             f" {forbidden}"
         )
         callers = dict.fromkeys(caller for request in requests for caller in request.callers)
-        waiting = (*callers, self._name) if self._waits else ()
+        waiting = (*callers, self) if self._waits else ()
         mark = _Running(self._calls, waiting, text if forbidden else "", requests)
         return _Here(self._folder, mark)
 
@@ -376,7 +376,7 @@ class ThreadInstance(StreamingInstance):
         self._calls.forget()
 
 
-def _to_server(request: InferenceRequest, callers: tuple[str, ...]) -> Request:
+def _to_server(request: InferenceRequest, callers: tuple[Instance, ...]) -> Request:
     version, origin = request.model_version(), request.trace().origin
     return Request(
         model_name=request.model_name(),

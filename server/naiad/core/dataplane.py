@@ -18,7 +18,7 @@ from naiad.core.trace import RequestTrace, Tracing
 from naiad.core.tracesettings import TraceSettings
 from naiad.repository.config import ModelConfig
 from naiad.repository.override import Override
-from naiad_backends.api import ModelSpec, Request, Response, TensorSpec, Trace
+from naiad_backends.api import Instance, ModelSpec, Request, Response, TensorSpec, Trace
 from naiad_backends.errors import invalid
 
 EXTENSIONS = (
@@ -160,6 +160,10 @@ class DataPlane:
         if id:
             return self._registry.find_for(name, version, id, request.sequence_start)
         return self._registry.find(name, version)
+
+    def instances(self, request: Request) -> Sequence[Instance]:
+        """Those that could run a request. Raises as `infer` does for an unknown model."""
+        return self._model(request).instances
 
     def stop(self) -> None:
         """The server shuts down: it is not ready any more, and no request waits for company."""

@@ -145,6 +145,11 @@ class ServedModel:
         return self._scheduler.pending
 
     @property
+    def instances(self) -> Sequence[Instance]:
+        """Those that run its requests now."""
+        return self._loaded.instances
+
+    @property
     def cached(self) -> bool:
         """Whether answers are kept for equal requests."""
         return self._loaded.cache is not None

@@ -2,9 +2,11 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, Mapping
-from contextlib import aclosing
+from contextlib import AbstractContextManager, aclosing
+from functools import partial
 
 from naiad.core.dataplane import DataPlane
+from naiad.core.waits import Waits
 from naiad_backends.api import Request, Response
 from naiad_backends.errors import NaiadError
 from naiad_backends.services import CustomMetrics, Services
@@ -16,6 +18,7 @@ class ServerServices(Services):
     def __init__(self, dataplane: DataPlane) -> None:
         self._loop = asyncio.get_running_loop()
         self._dataplane = dataplane
+        self._waits = Waits()
 
     @property
     def loop(self) -> asyncio.AbstractEventLoop:
@@ -28,7 +31,8 @@ class ServerServices(Services):
     async def infer(self, request: Request) -> Response:
         trace = self._dataplane.trace_child(request)
         try:
-            return await self._dataplane.infer(request)
+            with self._waiting(request):
+                return await self._dataplane.infer(request)
         finally:
             if trace is not None:
                 trace.release()
@@ -36,12 +40,17 @@ class ServerServices(Services):
     async def stream(self, request: Request) -> AsyncGenerator[tuple[Response | None, bool], None]:
         trace = self._dataplane.trace_child(request)
         try:
-            async with aclosing(self._dataplane.stream(request)) as parts:
-                async for part in parts:
-                    yield part.response, part.final
+            with self._waiting(request):
+                async with aclosing(self._dataplane.stream(request)) as parts:
+                    async for part in parts:
+                        yield part.response, part.final
         finally:
             if trace is not None:
                 trace.release()
+
+    def _waiting(self, request: Request) -> AbstractContextManager[None]:
+        targets = partial(self._dataplane.instances, request)
+        return self._waits.waiting(request.callers, targets, request.model_name)
 
     async def load_model(self, caller: str, name: str, parameters: Mapping[str, object]) -> None:
         await self._dataplane.load(name, parameters)

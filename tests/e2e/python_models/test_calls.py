@@ -151,7 +151,6 @@ def test_a_model_called_as_if_it_were_decoupled(caller: str, client: Client) -> 
     assert said(client, caller, "one_as_stream") == [2]
 
 
-@pytest.mark.skip
 def test_a_model_that_calls_itself(caller: str, client: Client) -> None:
     """With one instance, which is busy: an error instead of waiting for ever."""
     code, text = said(client, caller, "itself")
