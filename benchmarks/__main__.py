@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from benchmarks import arrivals, measure, peers, report, repositories, servers, workloads
+from benchmarks import arrivals, measure, options, peers, report, repositories, servers, workloads
 from benchmarks.bodies import PROTOCOLS
 from benchmarks.errors import BenchmarkError
 from benchmarks.facts import facts
@@ -15,35 +15,16 @@ from benchmarks.servers import Server
 from benchmarks.weights import fetched, progress
 from naiad_backends.errors import NaiadError
 
-_UNITS = {"K": 1 << 10, "M": 1 << 20}
-
-
-class CommaList(click.ParamType[list[str]]):
-    """Values with commas between them, each one of `choices` if there are any."""
-
-    name = "a,b"
-
-    def __init__(self, choices: tuple[str, ...] = ()) -> None:
-        self._choices = choices
-
-    def convert(
-        self, value: str, param: click.Parameter | None, ctx: click.Context | None
-    ) -> list[str]:
-        """The values; none for an empty text."""
-        values = [each for each in value.split(",") if each]
-        for each in values:
-            if self._choices and each not in self._choices:
-                self.fail(f"{each!r} is not one of {', '.join(self._choices)}", param, ctx)
-        return values
-
 
 @click.command()
-@click.option("--models", type=CommaList(workloads.MODELS), default="identity", show_default=True)
 @click.option(
-    "--protocols", type=CommaList(PROTOCOLS), default=",".join(PROTOCOLS), show_default=True
+    "--models", type=options.CommaList(workloads.MODELS), default="identity", show_default=True
 )
-@click.option("--concurrency", type=CommaList(), default="1,4,16,64", show_default=True)
-@click.option("--load", "loads", type=CommaList(arrivals.PATTERNS), default=arrivals.CLOSED)
+@click.option(
+    "--protocols", type=options.CommaList(PROTOCOLS), default=",".join(PROTOCOLS), show_default=True
+)
+@click.option("--concurrency", type=options.CommaList(), default="1,4,16,64", show_default=True)
+@click.option("--load", "loads", type=options.CommaList(arrivals.PATTERNS), default=arrivals.CLOSED)
 @click.option(
     "--share",
     default=0.8,
@@ -52,12 +33,14 @@ class CommaList(click.ParamType[list[str]]):
 )
 @click.option(
     "--payloads",
-    type=CommaList(),
+    type=options.CommaList(),
     default="64,1M,16M",
     show_default=True,
     help="Sizes of identity's tensor in bytes; K and M are powers of 1024.",
 )
-@click.option("--peers", "peer_names", type=CommaList(peers.NAMES), default="triton,mlserver")
+@click.option(
+    "--peers", "peer_names", type=options.CommaList(peers.NAMES), default="triton,mlserver"
+)
 @click.option("--naiad/--no-naiad", "with_naiad", default=True, help="Measure Naiad itself.")
 @click.option("--rounds", default=3, show_default=True, help="Times that the servers take turns.")
 @click.option("--duration", default=3.0, show_default=True, help="Seconds per measurement.")
@@ -96,10 +79,10 @@ def main(
             onnx_files = fetched(models, folder / "weights")
             works = _workloads(models, payloads, onnx_files)
             cells = [
-                measure.Cell(work, protocol, _clients(clients), pattern, share)
+                measure.Cell(work, protocol, options.clients(number), pattern, share)
                 for work in works
                 for protocol in protocols
-                for clients in concurrency
+                for number in concurrency
                 for pattern in loads
             ]
             started = [
@@ -128,25 +111,12 @@ def main(
 def _workloads(
     models: list[str], payloads: list[str], onnx_files: dict[str, Path]
 ) -> list[workloads.Workload]:
-    sizes = {"identity": [_bytes(text) for text in payloads]}
+    sizes = {"identity": [options.size(text) for text in payloads]}
     return [
         workloads.make(model, size, onnx_files)
         for model in models
         for size in sizes.get(model, [0])
     ]
-
-
-def _clients(text: str) -> int:
-    if not text.isdigit() or int(text) == 0:
-        raise BenchmarkError(f"concurrency {text!r}: give a number of clients from 1 up")
-    return int(text)
-
-
-def _bytes(text: str) -> int:
-    number, unit = (text[:-1], _UNITS[text[-1]]) if text[-1] in _UNITS else (text, 1)
-    if not number.isdigit() or int(number) * unit % 4:
-        raise BenchmarkError(f"payload {text!r}: give a multiple of 4 bytes such as 64, 1K or 16M")
-    return int(number) * unit
 
 
 def _start(

@@ -15,13 +15,18 @@ import orjson
 
 from benchmarks.errors import BenchmarkError
 from benchmarks.workloads import DATATYPES, Array, Tensor
-from naiad_proto.grpc_service_pb2 import ModelInferRequest, ModelInferResponse
+from naiad_proto.grpc_service_pb2 import (
+    ModelInferRequest,
+    ModelInferResponse,
+    ModelStreamInferResponse,
+)
 
 SHARED = ("shm-http", "shm-grpc")
 """The protocols whose requests only say where in shared memory the tensors are."""
 PROTOCOLS = ("http-json", "http-binary", "grpc", *SHARED)
 HEADER_LENGTH = "Inference-Header-Content-Length"
 GRPC_PATH = "/inference.GRPCInferenceService/ModelInfer"
+GRPC_STREAM_PATH = "/inference.GRPCInferenceService/ModelStreamInfer"
 GRPC_PREFIX = 5
 """Bytes before each gRPC message: compressed flag and length."""
 
@@ -117,8 +122,19 @@ def decode(protocol: str, output: str, headers: Mapping[str, str], body: bytes) 
     Raises BenchmarkError if the answer holds no such tensor.
     """
     if protocol == "grpc":
-        return _grpc_tensor(output, body)
+        return _grpc_output(output, ModelInferResponse.FromString(body))
     return _http_tensor(output, body, int(headers.get(HEADER_LENGTH.lower(), len(body))))
+
+
+def decode_part(output: str, message: bytes) -> Array:
+    """The tensor `output` of one response of a gRPC stream, without the prefix of its message.
+
+    Raises BenchmarkError if the response is an error or holds no such tensor.
+    """
+    part = ModelStreamInferResponse.FromString(message)
+    if part.error_message:
+        raise BenchmarkError(f"gRPC stream: {part.error_message}")
+    return _grpc_output(output, part.infer_response)
 
 
 def _http_json(
@@ -182,8 +198,7 @@ def _http_tensor(output: str, body: bytes, header_length: int) -> Array:
     raise _no_output(output)
 
 
-def _grpc_tensor(output: str, message: bytes) -> Array:
-    response = ModelInferResponse.FromString(message)
+def _grpc_output(output: str, response: ModelInferResponse) -> Array:
     for found, raw in zip(response.outputs, response.raw_output_contents, strict=True):
         if found.name == output:
             return _array(raw, found.datatype, found.shape)

@@ -44,9 +44,22 @@ def family(root: int, processes: list[ProcessTimes]) -> list[ProcessTimes]:
     return [p for p in processes if p.pid in members]
 
 
-def tree_seconds(root: int) -> float:
-    """CPU seconds, user and system, that the family of the process `root` has used so far."""
-    return sum(p.ticks for p in family(root, _all_processes())) / _TICKS_PER_SECOND
+@dataclass(frozen=True)
+class Spent:
+    """CPU seconds, user and system, of a process and of all its family, itself among them."""
+
+    root: float
+    family: float
+
+    def __sub__(self, earlier: "Spent") -> "Spent":
+        return Spent(self.root - earlier.root, self.family - earlier.family)
+
+
+def spent(root: int) -> Spent:
+    """What the process `root` has used so far."""
+    members = family(root, _all_processes())
+    own = sum(p.ticks for p in members if p.pid == root)
+    return Spent(own / _TICKS_PER_SECOND, sum(p.ticks for p in members) / _TICKS_PER_SECOND)
 
 
 def _all_processes() -> list[ProcessTimes]:

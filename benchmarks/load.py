@@ -12,7 +12,8 @@ import shutil
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -44,7 +45,7 @@ class Target:
     grpc_port: int
     request: Request
     answer_bytes: int
-    """Length of a right answer's body; for gRPC of its message without the prefix."""
+    """Length of a right answer's body; for gRPC of its messages without the prefix of the first."""
 
 
 @dataclass(frozen=True)
@@ -118,12 +119,28 @@ def _counted(target: Target, concurrency: int, rounds: int) -> Load:
     return _own_client(target, concurrency, rounds * concurrency)
 
 
+def stream_once(grpc_port: int, request: Request) -> list[bytes]:
+    """One request whose answer is a gRPC stream: its messages, without their prefixes.
+
+    Raises BenchmarkError if the status is not OK.
+    """
+    with _grpc_channel(grpc_port) as channel:
+        call: Callable[..., Iterable[bytes]] = channel.unary_stream(request.path, None, None)
+        return list(call(request.body[GRPC_PREFIX:], timeout=TIME_LIMIT))
+
+
 def _send_grpc(port: int, request: Request) -> bytes:
+    with _grpc_channel(port) as channel:
+        call: Callable[..., bytes] = channel.unary_unary(request.path, None, None)
+        return call(request.body[GRPC_PREFIX:], timeout=TIME_LIMIT)
+
+
+@contextmanager
+def _grpc_channel(port: int) -> Iterator[grpc.Channel]:
     options = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
     with grpc.insecure_channel(f"127.0.0.1:{port}", options) as channel:
-        call: Callable[..., bytes] = channel.unary_unary(request.path, None, None)
         try:
-            return call(request.body[GRPC_PREFIX:], timeout=TIME_LIMIT)
+            yield channel
         except grpc.RpcError as error:
             raise BenchmarkError(f"gRPC: {error}") from error
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 
-from benchmarks import arrivals, bodies, load, open_loop, shared
+from benchmarks import arrivals, bodies, cpu, load, open_loop, shared
 from benchmarks.errors import BenchmarkError
 from benchmarks.servers import Server
 from benchmarks.workloads import Workload
@@ -53,6 +53,8 @@ class Sample:
     """CPU microseconds per request, the load tool."""
     requests: int
     tool: str
+    first_us: float = 0.0
+    """Of the server's, that of the process that was started: without those that it started."""
 
 
 @dataclass
@@ -65,9 +67,16 @@ class Series:
 
 
 def run_cell(
-    cell: Cell, servers: Sequence[Server], rounds: int, seconds: float, say: Callable[[str], None]
+    cell: Cell,
+    servers: Sequence[Server],
+    rounds: int,
+    seconds: float,
+    say: Callable[[str], None],
+    opened: "Opened | None" = None,
 ) -> dict[str, Series]:
     """Measures the servers in turn, `rounds` times, each for about `seconds`; by server name.
+
+    opened: gives the target of a cell, once for each measurement; `checked` if None.
 
     A failure ends the series of that server in this cell only.
     """
@@ -80,7 +89,9 @@ def run_cell(
             if mine.failure:
                 continue
             try:
-                sample = _sample(cell, server, seconds, rates.get(server.name), turn)
+                sample = _sample(
+                    opened or checked, cell, server, seconds, rates.get(server.name), turn
+                )
             except (BenchmarkError, OSError) as error:
                 mine.failure = str(error).strip() or type(error).__name__
                 say(f"{server.name}: {mine.failure}")
@@ -91,8 +102,10 @@ def run_cell(
     return series
 
 
-def _sample(cell: Cell, server: Server, seconds: float, rate: float | None, turn: int) -> Sample:
-    with checked(cell, server) as target:
+def _sample(
+    opened: "Opened", cell: Cell, server: Server, seconds: float, rate: float | None, turn: int
+) -> Sample:
+    with opened(cell, server) as target:
         if rate is None:
             rate = load.warm_up(target, cell.concurrency)
         due = None
@@ -100,26 +113,31 @@ def _sample(cell: Cell, server: Server, seconds: float, rate: float | None, turn
             # The capacity of this moment, for the machine's speed may drift.
             capacity = load.measure(target, cell.concurrency, seconds / 2, rate).rate
             due = arrivals.times(cell.arrivals, capacity * cell.share, seconds, seed=turn)
-        before = server.cpu_seconds()
+        before = server.spent()
         if due is None:
             seen = load.measure(target, cell.concurrency, seconds, rate)
         else:
             seen = open_loop.measure(target, due)
-        used = server.cpu_seconds() - before
+        used = server.spent() - before
     return as_sample(seen, used)
 
 
-def as_sample(seen: load.Load, server_seconds: float) -> Sample:
-    """The figures of a load that cost the server so many seconds of CPU time."""
+def as_sample(seen: load.Load, used: cpu.Spent) -> Sample:
+    """The figures of a load that cost the server so much CPU time."""
     return Sample(
         rate=seen.rate,
         p50_ms=seen.p50_ms,
         p99_ms=seen.p99_ms,
-        server_us=server_seconds / seen.requests * 1e6,
+        server_us=used.family / seen.requests * 1e6,
         client_us=seen.client_cpu_s / seen.requests * 1e6,
         requests=seen.requests,
         tool=seen.tool,
+        first_us=used.root / seen.requests * 1e6,
     )
+
+
+Opened = Callable[[Cell, Server], AbstractContextManager[load.Target]]
+"""Where a cell's requests go at a server, and what must be given back behind the measurement."""
 
 
 def checked(cell: Cell, server: Server) -> AbstractContextManager[load.Target]:

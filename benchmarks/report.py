@@ -21,6 +21,7 @@ _COLUMNS = (
     "p50 ms",
     "p99 ms",
     "CPU µs/request",
+    "first process's",
     "client's",
     "CPU ratio",
     "req/s ratio",
@@ -35,7 +36,8 @@ def markdown(results: Results, facts: Mapping[str, str], reference: str) -> str:
     """
     lines = [f"- {name}: {value}" for name, value in facts.items()]
     lines += [
-        "- medians over rounds; CPU is user and system time of all processes of the server;"
+        "- medians over rounds; CPU is user and system time of all processes of the server,"
+        " the first process being the one that was started;"
         f" ratios to {reference}, median of the rounds",
     ]
     for model in dict.fromkeys(cell.workload.model for cell, _ in results):
@@ -82,6 +84,7 @@ def _server_row(cell: Cell, name: str, series: Mapping[str, Series], reference: 
         f"{_median(mine, lambda s: s.p50_ms):.2f}",
         f"{_median(mine, lambda s: s.p99_ms):.2f}",
         f"{_median(mine, lambda s: s.server_us):.0f}",
+        f"{_median(mine, lambda s: s.first_us):.0f}",
         f"{_median(mine, lambda s: s.client_us):.0f}",
     ]
     return row([*head, *middle, *_ratios(mine, series.get(reference))])

@@ -12,7 +12,12 @@ from pathlib import Path
 
 PEER_MODELS = Path(__file__).parent / "peer_models"
 
-_INSTANCE = "instance_group [ { count: 1 kind: KIND_CPU } ]\n"
+
+def _instances(count: int) -> str:
+    return f"instance_group [ {{ count: {count} kind: KIND_CPU }} ]\n"
+
+
+_INSTANCE = _instances(1)
 _ONE_THREAD = "".join(
     f'parameters {{ key: "{key}" value {{ string_value: "1" }} }}\n'
     for key in ("intra_op_thread_count", "inter_op_thread_count")
@@ -44,6 +49,32 @@ _TENSORS = {
         'output [ { name: "output" data_type: TYPE_FP32 dims: [ 1 ] } ]\n'
     ),
 }
+
+_ADD_SUB = "".join(
+    f'{way} [ {{ name: "{kind}{number}" data_type: TYPE_INT32 dims: [ -1 ] }} ]\n'
+    for way, kind in (("input", "INPUT"), ("output", "OUTPUT"))
+    for number in (0, 1)
+)
+_PARAMETER = 'parameters {{ key: "{}" value {{ string_value: "{}" }} }}\n'
+RESPONSES = 1000
+"""Of each request to the model `responses`."""
+
+# The rest of the configuration, the text of model.py, and the number of instances.
+_PYTHON = {
+    "identity": (_TENSORS["identity"], "identity", 1),
+    "identity_4": (_TENSORS["identity"], "identity", 4),
+    "add_sub": (_ADD_SUB, "add_sub", 1),
+    "calls_1": (_TENSORS["identity"] + _PARAMETER.format("CALLS", 1), "calls", 1),
+    "calls_10": (_TENSORS["identity"] + _PARAMETER.format("CALLS", 10), "calls", 1),
+    "responses": (
+        _TENSORS["identity"]
+        + _PARAMETER.format("RESPONSES", RESPONSES)
+        + "model_transaction_policy { decoupled: true }\n",
+        "responses",
+        1,
+    ),
+}
+PYTHON_MODELS = tuple(_PYTHON)
 
 _STREAM = (
     'input [ { name: "audio" data_type: TYPE_FP32 dims: [ 512 ] } ]\n'
@@ -113,6 +144,18 @@ def write_triton(
         code = "triton_onnx.py" if onnx else "triton_identity.py"
         shutil.copy(PEER_MODELS / code, root / model / "1" / "model.py")
         _link_graph(onnx, root / model)
+
+
+def write_python(root: Path, execution: str = "") -> None:
+    """All of PYTHON_MODELS, the same files for every server.
+
+    execution: where Naiad is to run them, `process` or `thread`; empty for Triton.
+    """
+    kind = _PARAMETER.format("EXECUTION", execution) if execution else ""
+    for model, (lines, code, instances) in _PYTHON.items():
+        head = f'backend: "python"\nmax_batch_size: 64\n{_instances(instances)}'
+        _write_config(root / model, [head, lines, kind])
+        shutil.copy(PEER_MODELS / f"triton_{code}.py", root / model / "1" / "model.py")
 
 
 def write_streams(root: Path, server: str, onnx: Path) -> None:

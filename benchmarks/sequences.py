@@ -154,9 +154,9 @@ def _measured(
         drive(server.ports.http, streams, concurrency)  # warm
     for turn in range(rounds):
         for server in started if turn % 2 == 0 else started[::-1]:
-            before = server.cpu_seconds()
+            before = server.spent()
             seen = drive(server.ports.http, streams, concurrency)
-            used = server.cpu_seconds() - before
+            used = server.spent() - before
             sample = measure.as_sample(seen, used)
             series[server.name].samples.append(sample)
             progress(f"{server.name}: {sample.rate:.0f} req/s, {sample.server_us:.0f} us")

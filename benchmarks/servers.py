@@ -34,14 +34,14 @@ class Server:
     log: Path
     """What it prints."""
 
-    def cpu_seconds(self) -> float:
+    def spent(self) -> cpu.Spent:
         """CPU time used so far by the process and all that it started.
 
         Raises BenchmarkError if the server has died.
         """
         if self.process.poll() is not None:
             raise BenchmarkError(f"{self.name} ended: {self.last_words()}")
-        return cpu.tree_seconds(self.process.pid)
+        return cpu.spent(self.process.pid)
 
     def version(self) -> str:
         """Its version, by its own account."""

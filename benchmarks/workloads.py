@@ -67,6 +67,13 @@ def make(model: str, payload: int, onnx_files: dict[str, Path]) -> Workload:
     return Workload(model, inputs[0].array.nbytes, inputs, output, expected, exact=False)
 
 
+def add_sub(payload: int) -> Workload:
+    """Two tensors of `payload` bytes, of which the sum is asked for."""
+    numbers = np.random.default_rng(5).integers(0, 1000, (2, 1, payload // 4), dtype="<i4")
+    inputs = (Tensor("INPUT0", "INT32", numbers[0]), Tensor("INPUT1", "INT32", numbers[1]))
+    return Workload("add_sub", payload, inputs, "OUTPUT0", numbers.sum(0, "<i4"), exact=True)
+
+
 def _identity(payload: int) -> Workload:
     # Multiples of 1/1024 have an exact decimal text of at most 12 characters, so that 16 MB of
     # them stay below the 64 MiB that servers accept as JSON.

@@ -1,4 +1,4 @@
-"""Runs inside Triton's Python backend: OUTPUT0 is INPUT0."""
+"""Runs inside Triton's Python backend and Naiad's: OUTPUT0 is INPUT0."""
 
 import triton_python_backend_utils as pb_utils
 

@@ -12,7 +12,9 @@ CELL = Cell(WORK, "grpc", 16)
 
 
 def _series(*pairs: tuple[float, float]) -> Series:
-    return Series([Sample(rate, 1.0, 2.0, cpu, 10.0, 100, "h2load") for rate, cpu in pairs])
+    return Series(
+        [Sample(rate, 1.0, 2.0, cpu, 10.0, 100, "h2load", cpu / 2) for rate, cpu in pairs]
+    )
 
 
 RESULTS = [
@@ -30,7 +32,7 @@ RESULTS = [
 def test_medians_and_ratios_within_rounds() -> None:
     table = markdown(RESULTS, {"machine": "two CPUs"}, "triton")
     assert "- machine: two CPUs" in table
-    row = "| grpc | 64B | c=16 | naiad | 200 | 1.00 | 2.00 | 60 | 10 | 0.60 | 2.00 |"
+    row = "| grpc | 64B | c=16 | naiad | 200 | 1.00 | 2.00 | 60 | 30 | 10 | 0.60 | 2.00 |"
     assert row in table.splitlines()
 
 
@@ -38,7 +40,7 @@ def test_a_failure_takes_the_place_of_figures() -> None:
     rows = markdown(RESULTS, {}, "triton").splitlines()
     row = next(each for each in rows if "mlserver" in each)
     assert "HTTP status 500: a/b" in row
-    assert row.count("|") == 12
+    assert row.count("|") == 13
 
 
 def test_no_ratios_without_the_reference() -> None:

@@ -84,3 +84,15 @@ def test_mlserver_settings(tmp_path: Path, onnx_files: dict[str, Path]) -> None:
     settings = json.loads((tmp_path / "silero" / "model-settings.json").read_text())
     assert settings["implementation"] == "mlserver_runtime.Onnx"
     assert settings["parameters"]["uri"] == str(onnx_files["silero"].resolve())
+
+
+def test_python_models_are_the_same_but_for_where_they_run(tmp_path: Path) -> None:
+    for name, execution in (("triton", ""), ("process", "process"), ("thread", "thread")):
+        repositories.write_python(tmp_path / name, execution)
+    for model in repositories.PYTHON_MODELS:
+        theirs, mine = (_config(tmp_path / name, model) for name in ("triton", "thread"))
+        assert mine.parameters.pop("EXECUTION").string_value == "thread"
+        assert mine == theirs
+        compile((tmp_path / "triton" / model / "1" / "model.py").read_text(), model, "exec")
+    assert _config(tmp_path / "triton", "identity_4").instance_group[0].count == 4
+    assert _config(tmp_path / "triton", "responses").model_transaction_policy.decoupled
