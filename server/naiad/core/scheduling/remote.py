@@ -92,7 +92,7 @@ class RemoteWorkers(Generic[JobT]):
         queue = self._queue
         try:
             while queue:
-                place = self._choose()
+                place = self._choose(queue[0])
                 if place is None:
                     if not self._begun:
                         self._give_up()
@@ -106,14 +106,16 @@ class RemoteWorkers(Generic[JobT]):
         finally:
             self._dispatching = False
 
-    def _choose(self) -> _Place[JobT] | None:
-        """The instance with the fewest batches of those that want more."""
+    def _choose(self, work: Batch[JobT]) -> _Place[JobT] | None:
+        """The instance with the fewest batches of those that want more. A request of a model does
+        not wait behind another one, which may be the one that waits for it."""
         chosen: _Place[JobT] | None = None
+        ahead = not work.jobs[0].request.callers
         for place in self._places:
             number, instance = len(place.sent), place.instance
             if chosen is not None and number >= len(chosen.sent):
                 continue
-            if instance.state is READY and number < instance.window:
+            if instance.state is READY and number < (instance.window if ahead else 1):
                 if not number:
                     return place
                 chosen = place

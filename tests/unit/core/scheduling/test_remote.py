@@ -288,3 +288,21 @@ async def test_only_sequences_run_again() -> None:
     instance.end(Response(reschedule=True))
     assert last_error(await task).code is Code.INVALID_ARG
     await scene.end()
+
+
+async def test_a_request_of_a_model_is_not_handed_ahead() -> None:
+    one, other = Distant(window=3), Distant(window=3)
+    scene = Scene(one, other)
+    tasks = await scene.asked("ab")
+    request = Request("m", id="c", callers=(one,))
+    called = asyncio.get_running_loop().create_task(scene.scheduler.submit(request, 1))
+    tasks += await scene.asked("d")
+    assert scene.scheduler.pending == 2
+    other.end()
+    await turn()
+    assert (one.batches, other.batches) == ([["a"], ["d"]], [["b"], ["c"]])
+    other.end()
+    one.end()
+    one.end()
+    await asyncio.gather(*tasks, called)
+    await scene.end()
