@@ -75,10 +75,10 @@ class _Batch:
     """Requests that the worker has.
 
     open: those that get responses beside the result.  early: such responses of a model that is not
-        decoupled, which came before it.  begun: something has come.
+        decoupled, which came before it.  sent: to the worker.  begun: something has come back.
     """
 
-    __slots__ = ("begun", "done", "early", "execution", "open", "requests", "responders")
+    __slots__ = ("begun", "done", "early", "execution", "open", "requests", "responders", "sent")
 
     def __init__(
         self, requests: Sequence[Request], responders: Sequence[Responder], done: Done
@@ -88,6 +88,7 @@ class _Batch:
         self.done: Done | None = done
         self.open = set(range(len(responders)))
         self.early: dict[int, Response] = {}
+        self.sent = True
         self.begun = False
         self.execution: Execution | None = None
 
@@ -233,6 +234,12 @@ class ProcessInstance(RemoteInstance):
 
         try:
             block = self._pool.take(packer.size)
+        except ConnectionError:
+            # The process is gone and its end not yet told, which will give the batch back.
+            batch.sent = False
+            self._count(batch)
+            process.kill("it has closed its connection to the server")
+            return
         except OSError as error:
             self._end(batch, _no_memory(error))
             return
@@ -424,7 +431,7 @@ class ProcessInstance(RemoteInstance):
         error = unavailable(f"the worker of '{self.name}' has ended: {reason}", hint="try again")
         running = flying[0] if flying else None
         for batch in batches:
-            if batch in flying and batch is not running and not batch.begun:
+            if batch in flying and not batch.begun and not (batch is running and batch.sent):
                 self._end(batch, None)
             else:
                 self._fail(batch, error)

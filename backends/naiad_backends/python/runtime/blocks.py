@@ -217,18 +217,26 @@ class Mapped:
 
     def _receive(self) -> None:
         try:
-            # Not `socket.recv_fds`, which does not heed its flags.
-            data, received, _, _ = self._channel.recvmsg(
-                _NUMBER.size, socket.CMSG_LEN(_DESCRIPTOR.size), socket.MSG_DONTWAIT
-            )
-        except BlockingIOError:
-            raise ValueError("a block of shared memory was not announced") from None
+            data, received = self._next()
+        except ConnectionResetError:
+            # The other side has ended without taking all of our blocks. Said once, ahead of its.
+            data, received = self._next()
         if len(data) != _NUMBER.size or len(received) != 1:
             raise ValueError("an announcement of shared memory was cut off")
         (descriptor,) = _DESCRIPTOR.unpack(received[0][2])
         if self._announced.setdefault(_NUMBER.unpack(data)[0], descriptor) != descriptor:
             os.close(descriptor)
             raise ValueError("a block of shared memory was announced twice")
+
+    def _next(self) -> tuple[bytes, list[tuple[int, int, bytes]]]:
+        try:
+            # Not `socket.recv_fds`, which does not heed its flags.
+            data, received, _, _ = self._channel.recvmsg(
+                _NUMBER.size, socket.CMSG_LEN(_DESCRIPTOR.size), socket.MSG_DONTWAIT
+            )
+        except BlockingIOError:
+            raise ValueError("a block of shared memory was not announced") from None
+        return data, received
 
     def drop(self, number: int) -> None:
         """The other side has given a block back; what still refers to it keeps it alive."""

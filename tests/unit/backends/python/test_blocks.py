@@ -207,6 +207,14 @@ def test_what_was_not_announced_is_refused(pair: Pair) -> None:
         pair.mapped.get(1)
 
 
+def test_blocks_of_a_side_that_has_ended_are_taken(pair: Pair) -> None:
+    """Also if it has not taken ours."""
+    Pool(announcer(pair.far)).take(1)
+    block = pair.pool.take(1)
+    pair.near.close()
+    assert len(pair.mapped.get(block.number)) == SMALLEST
+
+
 def test_a_side_that_takes_nothing_does_not_hold_up_the_other(pair: Pair) -> None:
     with pytest.raises(OSError):
         for _ in range(100_000):
