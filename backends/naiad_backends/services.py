@@ -93,12 +93,13 @@ class Services(ABC):
         """Load or reload a model and wait for it, as the model repository extension does. Raises
         NaiadError.
 
-        caller: the model that asks, which cannot load itself while it is being loaded.
+        caller: the model that asks, which cannot load itself while it is being loaded, nor a model
+            that waits for it.
         """
 
     @abstractmethod
-    async def unload_model(self, name: str, unload_dependents: bool) -> None:
-        """Take a model out of service. Raises NaiadError."""
+    async def unload_model(self, caller: str, name: str, unload_dependents: bool) -> None:
+        """Take a model out of service. Raises NaiadError. caller: as for `load_model`."""
 
     @abstractmethod
     async def model_ready(self, name: str, version: str) -> bool:
@@ -132,7 +133,7 @@ class Alone(Services):
     async def load_model(self, caller: str, name: str, parameters: Mapping[str, object]) -> None:
         raise unavailable("there is no server that could load a model")
 
-    async def unload_model(self, name: str, unload_dependents: bool) -> None:
+    async def unload_model(self, caller: str, name: str, unload_dependents: bool) -> None:
         raise unavailable("there is no server that could unload a model")
 
     async def model_ready(self, name: str, version: str) -> bool:

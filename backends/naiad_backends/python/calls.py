@@ -41,7 +41,7 @@ class Calls:
         }
         self._slow: Mapping[str, Callable[..., Awaitable[Any]]] = {
             "load_model": self._load,
-            "unload_model": services.unload_model,
+            "unload_model": self._unload,
             "is_model_ready": services.model_ready,
         }
 
@@ -66,6 +66,9 @@ class Calls:
 
     async def _load(self, name: str, parameters: Mapping[str, object]) -> None:
         await self._services.load_model(self._model, name, parameters)
+
+    async def _unload(self, name: str, unload_dependents: bool) -> None:
+        await self._services.unload_model(self._model, name, unload_dependents)
 
     def _log(self, severity: str, text: str, file: str, line: int, source: str) -> None:
         where = f" ({file}:{line})" if file else ""

@@ -231,18 +231,22 @@ class DataPlane:
         entries = [entry for name in names for entry in self._registry.index(name)]
         return [e for e in entries if e.state is State.READY] if ready_only else entries
 
-    async def load(self, name: str, parameters: Mapping[str, object] | None = None) -> None:
+    async def load(
+        self, name: str, parameters: Mapping[str, object] | None = None, caller: str = ""
+    ) -> None:
         """Load or reload a model and wait for it. UNAVAILABLE unless in mode explicit.
 
         parameters: as for `Override.of`; none for the model as it is on disk.
+        caller: the model that asks for it, if it is one. INVALID_ARG if the load would wait for the
+        caller's own.
         """
         self._lifecycle.require_explicit()
-        await self._lifecycle.load(name, Override.of(parameters or {}))
+        await self._lifecycle.load(name, Override.of(parameters or {}), caller)
 
-    async def unload(self, name: str) -> None:
-        """Take a model out of service. UNAVAILABLE unless in mode explicit."""
+    async def unload(self, name: str, caller: str = "") -> None:
+        """Take a model out of service. UNAVAILABLE unless in mode explicit. caller: as above."""
         self._lifecycle.require_explicit()
-        await self._lifecycle.unload(name)
+        await self._lifecycle.unload(name, caller)
 
 
 async def _traced(trace: Trace, parts: AsyncGenerator[Part, None]) -> AsyncGenerator[Part, None]:

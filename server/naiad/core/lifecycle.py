@@ -36,6 +36,9 @@ T = TypeVar("T")
 
 logger = logging.getLogger(__name__)
 
+_MANY = 10_000
+"""Threads that there can be; they are made when they are needed."""
+
 
 class ControlMode(StrEnum):
     """Who says which models are loaded: nobody after the start, the disk, or the API."""
@@ -104,7 +107,11 @@ class Lifecycle:
         self._registry = registry
         self._options = options
         self._limiter = limiter
-        self._threads = ThreadPoolExecutor(options.thread_count, "naiad-load")
+        # Only so many of them work at once, but those that wait for another load do not count.
+        self._threads = ThreadPoolExecutor(_MANY, "naiad-load")
+        self._at_work = asyncio.Semaphore(options.thread_count)
+        self._loading: set[str] = set()
+        self._waits: dict[str, list[str]] = {}
         # A lock is there as long as somebody has it or waits for it.
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._loaded: dict[str, Fingerprint] = {}
@@ -115,8 +122,11 @@ class Lifecycle:
 
     # -- on demand
 
-    async def load(self, name: str, override: Override | None = None) -> None:
+    async def load(self, name: str, override: Override | None = None, caller: str = "") -> None:
         """Bring a model to what is on disk, or to what the override says.
+
+        caller: the model that asks for it, if it is one. INVALID_ARG if that is being loaded itself
+        and this load waits for it.
 
         Without an override there is nothing to do if it already is as on disk. Returns when every
         version that its policy selects is ready. Raises NaiadError with the cause, and then what
@@ -125,10 +135,12 @@ class Lifecycle:
         """
         if self._closed:
             raise unavailable("the server is shutting down")
-        await asyncio.shield(self._background(self._load_in_turn(name, override)))
+        with self._waiting(caller, name):
+            await asyncio.shield(self._background(self._load_in_turn(name, override)))
 
     async def _load_in_turn(self, name: str, override: Override | None) -> None:
         async with self._turn(name):
+            self._loading.add(name)
             try:
                 await self._load(name, override)
             except NaiadError as error:
@@ -136,16 +148,56 @@ class Lifecycle:
                 if name in await self.known():
                     self._registry.fail(name, str(error))
                 raise
+            finally:
+                self._loading.discard(name)
 
-    async def unload(self, name: str) -> None:
+    @contextlib.contextmanager
+    def _waiting(self, caller: str, name: str) -> Iterator[None]:
+        """While a model that is being loaded waits for the turn of another one."""
+        if caller not in self._loading:
+            yield
+            return
+        if caller in self._waited_for(name):
+            raise invalid(
+                f"model '{caller}' is being loaded and waits for this: it cannot load or unload"
+                f" '{name}' meanwhile",
+                hint="do it in execute, or let only one of the models load the other",
+            )
+        waits = self._waits.setdefault(caller, [])
+        waits.append(name)
+        self._at_work.release()
+        try:
+            yield
+        finally:
+            waits.remove(name)
+            self._background(self._back_at_work())
+
+    async def _back_at_work(self) -> None:
+        await self._at_work.acquire()
+
+    def _waited_for(self, name: str) -> set[str]:
+        """A model and all those whose loads its own load waits for."""
+        found: set[str] = set()
+        ahead = [name]
+        while ahead:
+            one = ahead.pop()
+            if one not in found:
+                found.add(one)
+                ahead += self._waits.get(one, ())
+        return found
+
+    async def unload(self, name: str, caller: str = "") -> None:
         """Take all versions of a model out of service. Returns at once; requests that are running
         and sequences that have begun finish, and only then is the memory given back. An unknown
-        model is no error."""
-        async with self._turn(name):
-            self._loaded.pop(name, None)
-            self._registry.pardon(name)
-            for served in self._registry.serving(name):
-                self._withdraw(served)
+        model is no error.
+
+        caller: as for `load`."""
+        with self._waiting(caller, name):
+            async with self._turn(name):
+                self._loaded.pop(name, None)
+                self._registry.pardon(name)
+                for served in self._registry.serving(name):
+                    self._withdraw(served)
 
     def _turn(self, name: str) -> asyncio.Lock:
         return self._locks.setdefault(name, asyncio.Lock())
@@ -451,7 +503,8 @@ class Lifecycle:
     async def _in_thread(self, work: Callable[[], T]) -> T:
         """Run on a loader thread; anything that is no NaiadError becomes INTERNAL."""
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._threads, work)
+            async with self._at_work:
+                return await asyncio.get_running_loop().run_in_executor(self._threads, work)
         except NaiadError:
             raise
         except Exception as error:

@@ -53,10 +53,10 @@ class ServerServices(Services):
         return self._waits.waiting(request.callers, targets, request.model_name)
 
     async def load_model(self, caller: str, name: str, parameters: Mapping[str, object]) -> None:
-        await self._dataplane.load(name, parameters)
+        await self._dataplane.load(name, parameters, caller)
 
-    async def unload_model(self, name: str, unload_dependents: bool) -> None:
-        await self._dataplane.unload(name)
+    async def unload_model(self, caller: str, name: str, unload_dependents: bool) -> None:
+        await self._dataplane.unload(name, caller)
 
     async def model_ready(self, name: str, version: str) -> bool:
         try:

@@ -101,4 +101,4 @@ def _ours(filename: str) -> bool:
     return filename.startswith(_HERE)
 
 
-_HERE = __file__[: -len("errors.py")]
+_HERE = __file__[: -len("runtime/errors.py")]
