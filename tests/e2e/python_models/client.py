@@ -1,19 +1,33 @@
 """tritonclient over both protocols with one face, and models that are loaded on demand."""
 
+import contextlib
 import json
 import queue
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
 import tritonclient.grpc
 import tritonclient.http
-from tests.e2e.process import ServerProcess
+from tests.e2e.process import ServerProcess, starting
 from tests.e2e.tensors import Array
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
 Failed: Any = InferenceServerException
+
+
+@contextlib.contextmanager
+def serving_failures(
+    folder: Path, *repositories: Path, flags: Sequence[str]
+) -> Iterator[ServerProcess]:
+    """As `serving`, but its log may have tracebacks: models fail."""
+    with starting(folder, *repositories, flags=flags) as server:
+        server.wait_ready()
+        yield server
+        server.signal()
+        assert server.wait() == 0, server.log()
 
 
 class Models:
