@@ -9,7 +9,6 @@ import asyncio
 import concurrent.futures
 import contextlib
 import logging
-import time
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -30,6 +29,7 @@ from naiad_backends.api import (
 )
 from naiad_backends.errors import NaiadError, internal, unavailable
 from naiad_backends.python.backoff import Backoff
+from naiad_backends.python.batches import Batch, Batches
 from naiad_backends.python.beside import Beside
 from naiad_backends.python.environment import Environment
 from naiad_backends.python.output import Output
@@ -37,7 +37,7 @@ from naiad_backends.python.process import WorkerProcess
 from naiad_backends.python.runtime import heads
 from naiad_backends.python.runtime.blocks import Pool
 from naiad_backends.python.runtime.frames import Kind
-from naiad_backends.python.runtime.parcel import Packer, Unpacker
+from naiad_backends.python.runtime.parcel import Packer
 from naiad_backends.python.wire import Reader, Writer
 from naiad_backends.services import Services
 
@@ -71,30 +71,8 @@ class Limits:
     stop_seconds: float = 30.0
 
 
-class _Batch:
-    """Requests that the worker has.
-
-    open: those that get responses beside the result.  early: such responses of a model that is not
-        decoupled, which came before it.  sent: to the worker.  begun: something has come back.
-    """
-
-    __slots__ = ("begun", "done", "early", "execution", "open", "requests", "responders", "sent")
-
-    def __init__(
-        self, requests: Sequence[Request], responders: Sequence[Responder], done: Done
-    ) -> None:
-        self.requests = requests
-        self.responders = responders
-        self.done: Done | None = done
-        self.open = set(range(len(responders)))
-        self.early: dict[int, Response] = {}
-        self.sent = True
-        self.begun = False
-        self.execution: Execution | None = None
-
-
 class ProcessInstance(RemoteInstance):
-    """Made by `begin_process`; its methods are those of the contract."""
+    """Its methods are those of the contract; `start` comes first."""
 
     def __init__(
         self,
@@ -129,16 +107,14 @@ class ProcessInstance(RemoteInstance):
 
     def _new_worker(self) -> None:
         """All that belongs to one process and ends with it."""
-        self._number = 0
-        self._batches: dict[int, _Batch] = {}
-        self._flying: dict[int, _Batch] = {}
-        self._deferred = 0
+        self._batches = Batches(self._reader, self._ended)
         self._heads: list[tuple[int, Any]] = []
         self._packer = Packer()
         self._gathering = False
         self._tidying: asyncio.TimerHandle | None = None
         self._watchdog: asyncio.TimerHandle | None = None
-        self._beside = Beside(self._services, self._spec.name, self.name, self, self._batch)
+        requests = self._batches.requests
+        self._beside = Beside(self._services, self._spec.name, self.name, self, requests)
         self._process = WorkerProcess(
             self._loop,
             self.name,
@@ -149,10 +125,6 @@ class ProcessInstance(RemoteInstance):
         )
         self._pool = Pool(self._process.announce)
         self._beside.connect(self._process, self._pool)
-
-    def _batch(self, number: int) -> tuple[Sequence[Request], bool]:
-        batch = self._batches.get(number)
-        return (batch.requests if batch else ()), number in self._flying
 
     # -- the beginning
 
@@ -179,7 +151,7 @@ class ProcessInstance(RemoteInstance):
     @property
     def window(self) -> int:
         quick = 0 < self._average_ns < _QUICK_NS
-        return (_AHEAD if quick else 1) + self._deferred
+        return (_AHEAD if quick else 1) + self._batches.deferred
 
     @property
     def pid(self) -> int:
@@ -203,22 +175,29 @@ class ProcessInstance(RemoteInstance):
         if self._state is not InstanceState.READY:
             done(None)
             return
-        batch = _Batch(requests, responders, done)
+        batch = Batch(requests, responders, done)
+        if not self._gather(batch):
+            self._flush()
+            if not self._gather(batch):
+                self._begin_large(batch)
+
+    def _gather(self, batch: Batch) -> bool:
+        """Let it go with what else is begun in this turn of the event loop; False if that gets too
+        large."""
         packer, request = self._packer, self._writer.request
         mark = packer.mark()
-        head = [request(one, packer) for one in requests]
-        if packer.inline:
-            self._heads.append((self._count(batch), head))
-            if not self._gathering:
-                self._gathering = True
-                self._loop.call_soon(self._flush)
-        else:
+        head = [request(one, packer) for one in batch.requests]
+        if not packer.inline:
             packer.rewind(mark)
-            self._begin_large(batch)
+            return False
+        self._heads.append((self._count(batch), head))
+        if not self._gathering:
+            self._gathering = True
+            self._loop.call_soon(self._flush)
+        return True
 
-    def _begin_large(self, batch: _Batch) -> None:
+    def _begin_large(self, batch: Batch) -> None:
         """A message of its own, with a block."""
-        self._flush()
         packer = Packer()
         head = [self._writer.request(one, packer) for one in batch.requests]
         process = self._process
@@ -226,7 +205,7 @@ class ProcessInstance(RemoteInstance):
         def copied(_: object) -> None:
             if process is not self._process or self._state is not InstanceState.READY:
                 # Another process does not know this block.
-                self._end(batch, None)
+                batch.end(None)
                 return
             process.send(Kind.EXECUTE, ((self._count(batch), head),), b"", block.number)
             if self._tidying is None:
@@ -241,7 +220,7 @@ class ProcessInstance(RemoteInstance):
             process.kill("it has closed its connection to the server")
             return
         except OSError as error:
-            self._end(batch, _no_memory(error))
+            batch.end(_no_memory(error))
             return
         if packer.size <= _LARGE:
             packer.fill(block)
@@ -249,10 +228,9 @@ class ProcessInstance(RemoteInstance):
         else:
             self._loop.run_in_executor(None, packer.fill, block).add_done_callback(copied)
 
-    def _count(self, batch: _Batch) -> int:
+    def _count(self, batch: Batch) -> int:
         """Its number, now that it goes to the worker."""
-        self._number = number = self._number + 1
-        self._batches[number] = self._flying[number] = batch
+        number = self._batches.add(batch)
         for index, request in enumerate(batch.requests):
             request.on_cancel = partial(self._cancel, number, index)
         if self._limits.execute_seconds and self._watchdog is None:
@@ -267,12 +245,15 @@ class ProcessInstance(RemoteInstance):
             self._heads, self._packer = [], Packer()
 
     def _cancel(self, number: int, index: int) -> None:
-        batch = self._batches.get(number)
-        if batch is None:
-            return
-        self._process.send_beside(Kind.TELL, (0, "cancel", (number, index)))
-        if all(request.cancelled for request in batch.requests):
-            self._beside.cancel(number)
+        requests, _ = self._batches.requests(number)
+        if requests:
+            self._process.send_beside(Kind.TELL, (0, "cancel", (number, index)))
+            if all(request.cancelled for request in requests):
+                self._beside.cancel(number)
+
+    def _ended(self, number: int) -> None:
+        """All streams of a batch have ended: the worker can forget it."""
+        self._process.send_beside(Kind.TELL, (0, "ended", (number,)))
 
     # -- what comes back
 
@@ -285,108 +266,22 @@ class ProcessInstance(RemoteInstance):
         if block and self._tidying is None:
             self._tidying = self._loop.call_later(_TIDY_SECONDS, self._tidy)
         if kind == Kind.RESULT:
-            self._result(said, unpacker)
+            number, start, begin, end, results, released = said
+            if end:
+                self._average_ns += 0.1 * (end - start - self._average_ns)
+            batch, result = self._batches.result(number, start, begin, end, results, unpacker)
+            self._watch_next()
+            try:
+                self._beside.release(released)
+            finally:
+                if result is not None:
+                    batch.end(result)
         elif kind == Kind.PART:
-            self._part(said, unpacker)
+            number, index, response, final = said
+            self._batches.part(number, index, response, final, unpacker)
+            self._beside.tell_released()
         else:
             raise ValueError(f"message {kind} on the channel of work")
-
-    def _result(self, said: Any, unpacker: Unpacker) -> None:
-        number, start, begin, end, results, released = said
-        if number != next(iter(self._flying), None):
-            raise ValueError(f"the result of batch {number}, which is not what it executes")
-        if not 0 < start <= begin <= (end or begin) <= time.perf_counter_ns():
-            raise ValueError(f"a batch ran from {start} over {begin} to {end}")
-        batch = self._flying.pop(number)
-        self._watch_next(number)
-        if isinstance(results, str):
-            del self._batches[number]
-            self._average_ns = 0.0
-            self._end(batch, internal(results))
-            return
-        self._average_ns += 0.1 * (end - start - self._average_ns)
-        read = self._reader.response
-        responses = [read(head, unpacker) for head in results]
-        self._beside.release(released)
-        if len(responses) != len(batch.requests):
-            raise ValueError(f"{len(responses)} results for {len(batch.requests)} requests")
-        execution = Execution(responses, begin, end)
-        for index, head in enumerate(results):
-            kind = head[0]
-            if kind not in (_OF_STREAMS if batch.responders else _OF_OTHERS):
-                raise ValueError(f"a result of kind {kind}")
-            if kind == heads.LATER:
-                self._defer(batch, index, responses)
-            elif kind == heads.AGAIN:
-                batch.open.discard(index)
-        if batch.open and not batch.responders:
-            batch.execution = execution
-            self._deferred += 1
-            return
-        self._forget(number, batch)
-        self._end(batch, execution)
-
-    def _defer(self, batch: _Batch, index: int, responses: list[Response]) -> None:
-        early = batch.early.pop(index, None)
-        if early is None:
-            batch.open.add(index)
-        else:
-            responses[index] = early
-
-    def _part(self, said: Any, unpacker: Unpacker) -> None:
-        number, index, head, final = said
-        batch = self._batches.get(number)
-        if batch is None:
-            return
-        if index not in range(len(batch.requests)):
-            raise ValueError(f"a response to request {index} of {len(batch.requests)}")
-        batch.begun = True
-        response = None if head is None else self._reader.response(head, unpacker)
-        if batch.responders:
-            if index not in batch.open:
-                raise ValueError(f"a response to request {index} after its end")
-            # The server may have ended the stream itself.
-            with contextlib.suppress(NaiadError):
-                batch.responders[index].send(response, final)
-            self._beside.tell_released()
-            if final:
-                batch.requests[index].on_cancel = None
-                batch.open.discard(index)
-                self._forget(number, batch)
-        elif response is not None:
-            self._late(number, batch, index, response)
-
-    def _late(self, number: int, batch: _Batch, index: int, response: Response) -> None:
-        """A sender of a model that is not decoupled has answered, maybe before its execution has
-        ended."""
-        execution = batch.execution
-        if execution is None:
-            batch.early[index] = response
-            return
-        if index not in batch.open:
-            raise ValueError(f"a second response to request {index}")
-        responses = list(execution.responses)
-        responses[index] = response
-        execution.responses = responses
-        batch.open.discard(index)
-        if not batch.open:
-            self._deferred -= 1
-            self._forget(number, batch)
-            self._end(batch, execution)
-
-    def _forget(self, number: int, batch: _Batch) -> None:
-        if not batch.open and number not in self._flying and number in self._batches:
-            del self._batches[number]
-            if batch.responders:
-                self._process.send_beside(Kind.TELL, (0, "ended", (number,)))
-
-    def _end(self, batch: _Batch, result: Execution | NaiadError | None) -> None:
-        for index, request in enumerate(batch.requests):
-            if index not in batch.open:
-                request.on_cancel = None
-        done, batch.done = batch.done, None
-        if done is not None:
-            done(result)
 
     # -- care
 
@@ -403,15 +298,16 @@ class ProcessInstance(RemoteInstance):
     def _watch_over(self, number: int) -> None:
         self._watchdog = self._loop.call_later(self._limits.execute_seconds, self._hangs, number)
 
-    def _watch_next(self, number: int) -> None:
+    def _watch_next(self) -> None:
         if self._watchdog is not None:
             self._watchdog.cancel()
             self._watchdog = None
-            if self._flying:
-                self._watch_over(next(iter(self._flying)))
+            number = self._batches.first()
+            if number:
+                self._watch_over(number)
 
     def _hangs(self, number: int) -> None:
-        if number in self._flying:
+        if number == self._batches.first():
             seconds = self._limits.execute_seconds
             self._process.abort(f"execute has taken longer than {seconds:g} s")
 
@@ -419,7 +315,7 @@ class ProcessInstance(RemoteInstance):
 
     def _died(self, reason: str) -> None:
         serving, self._serving = self._serving, False
-        batches, flying = list(self._batches.values()), list(self._flying.values())
+        batches = self._batches
         self._clear()
         if not serving:
             # `start` tells its caller.
@@ -428,31 +324,20 @@ class ProcessInstance(RemoteInstance):
         soon = wait <= _SOON_SECONDS and not self._closing
         # Before the ends of batches are told, so that nobody sends one here.
         self._state = InstanceState.RESTARTING if soon else InstanceState.DOWN
-        error = unavailable(f"the worker of '{self.name}' has ended: {reason}", hint="try again")
-        running = flying[0] if flying else None
-        for batch in batches:
-            if batch in flying and not batch.begun and not (batch is running and batch.sent):
-                self._end(batch, None)
-            else:
-                self._fail(batch, error)
+        text = f"the worker of '{self.name}' has ended: {reason}"
+        batches.lose(unavailable(text, hint="try again"))
         if not self._closing:
-            logger.error("the worker of '%s' has ended: %s", self.name, reason)
+            logger.error("%s", text)
             self.restarts += 1
             self._restarting = self._loop.create_task(self._restart(wait))
         self._become(self._state, f"its worker has ended: {reason}")
-
-    def _fail(self, batch: _Batch, error: NaiadError) -> None:
-        for index in batch.open if batch.responders else ():
-            batch.responders[index].send(Response(error=error), True)
-        batch.open = set()
-        self._end(batch, error)
 
     def _clear(self) -> None:
         for timer in (self._tidying, self._watchdog):
             if timer is not None:
                 timer.cancel()
         self._beside.close()
-        self._batches, self._flying = {}, {}
+        self._batches = Batches(self._reader, self._ended)
         self._heads, self._packer = [], Packer()
 
     async def _restart(self, wait: float) -> None:

@@ -12,11 +12,12 @@ from naiad_backends.api import Instance, Model, ModelSpec, Placement
 from naiad_backends.errors import NaiadError, invalid
 from naiad_backends.python.environment import Environment
 from naiad_backends.python.instance import Limits, ProcessInstance
+from naiad_backends.python.local import LocalLink
 from naiad_backends.python.runtime import link
 from naiad_backends.python.runtime.errors import in_short
 from naiad_backends.python.runtime.module import load_beside
 from naiad_backends.python.runtime.runner import ModelFailed
-from naiad_backends.python.thread import LocalLink, ThreadInstance
+from naiad_backends.python.thread import ThreadInstance
 from naiad_backends.python.wire import output_specs
 from naiad_backends.services import Services
 

@@ -11,7 +11,6 @@ import signal
 import socket
 import subprocess
 import threading
-from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 from traceback import extract_tb
@@ -20,18 +19,15 @@ from typing import Any
 import orjson
 
 from naiad_backends.errors import internal, invalid
+from naiad_backends.python.channel import Channel, Take
 from naiad_backends.python.environment import Environment
 from naiad_backends.python.output import Output
 from naiad_backends.python.runtime.blocks import Mapped, announcer
-from naiad_backends.python.runtime.frames import Frames, Kind, to_worker
+from naiad_backends.python.runtime.frames import Kind, to_worker
 
 logger = logging.getLogger(__name__)
 
-Take = Callable[[int, bytes, bytearray, int], None]
-"""Takes a message from the worker: kind, head, data, block."""
-
 _SCRIPT = Path(__file__).with_name("bootstrap.py")
-_READ = 262_144
 _STOP_SECONDS = 30.0
 
 _GRACE_SECONDS = 1.0
@@ -39,103 +35,6 @@ _GRACE_SECONDS = 1.0
 
 # Where a socket can keep messages apart, and does not lose any.
 _MESSAGES = getattr(socket, "SOCK_SEQPACKET", socket.SOCK_DGRAM)
-
-
-class _Channel:
-    """The server's end of a socket to a worker."""
-
-    def __init__(
-        self,
-        loop: asyncio.AbstractEventLoop,
-        take: Take,
-        ended: Callable[[], None],
-        broken: Callable[[Exception], None],
-    ) -> None:
-        """ended: called when the other end is closed.  broken: when a message cannot be taken.
-        Nothing is read after either."""
-        self.socket, self.other = socket.socketpair()
-        self.socket.setblocking(False)
-        self._loop = loop
-        self._take = take
-        self._ended = ended
-        self._broken = broken
-        self._reading = True
-        self._frames = Frames()
-        self._out: deque[bytes] = deque()
-        self._flushing = False
-        self._open = True
-        loop.add_reader(self.socket.fileno(), self.read)
-
-    def write(self, message: bytes) -> None:
-        """Send with what else is said in this turn of the loop."""
-        self._out.append(message)
-        if not self._flushing:
-            self._flushing = True
-            self._loop.call_soon(self._flush)
-
-    def send(self, message: bytes) -> None:
-        """Send at once, behind what was said before."""
-        self._out.append(message)
-        if not self._flushing:
-            self._flushing = True
-            self._flush()
-
-    def _flush(self) -> None:
-        if not self._open:
-            return
-        data = self._out.popleft() if len(self._out) == 1 else b"".join(self._out)
-        self._out.clear()
-        try:
-            sent = self.socket.send(data)
-        except (BlockingIOError, InterruptedError):
-            sent = 0
-        except OSError:
-            # The end of the process tells the rest.
-            return
-        if sent < len(data):
-            self._out.append(data[sent:])
-            self._loop.add_writer(self.socket.fileno(), self._go_on)
-        else:
-            self._flushing = False
-
-    def _go_on(self) -> None:
-        self._loop.remove_writer(self.socket.fileno())
-        self._flush()
-
-    def read(self) -> bool:
-        """Take what has come in; whether there was anything."""
-        if not self._reading:
-            return False
-        try:
-            data = self.socket.recv(_READ)
-        except (BlockingIOError, InterruptedError):
-            return False
-        except OSError:
-            data = b""
-        if not data:
-            self._read_no_more()
-            self._ended()
-            return False
-        try:
-            for message in self._frames.feed(data):
-                self._take(*message)
-        except Exception as error:
-            self._read_no_more()
-            self._broken(error)
-        return self._reading
-
-    def _read_no_more(self) -> None:
-        if self._reading:
-            self._reading = False
-            self._loop.remove_reader(self.socket.fileno())
-
-    def close(self) -> None:
-        if self._open:
-            self._open = False
-            self._read_no_more()
-            self._loop.remove_writer(self.socket.fileno())
-            self.socket.close()
-            self.other.close()
 
 
 class WorkerProcess:
@@ -162,8 +61,8 @@ class WorkerProcess:
         self._environment = environment
         self._output = output
         self._ended = ended
-        self._work = _Channel(loop, self._take, self._silent, self._broken)
-        self._side = _Channel(loop, side, self._silent, self._broken)
+        self._work = Channel(loop, self._take, self._silent, self._broken)
+        self._side = Channel(loop, side, self._silent, self._broken)
         self._blocks, self._other_blocks = socket.socketpair(type=_MESSAGES)
         # A worker that takes no more of them must not hold up the server.
         self._blocks.setblocking(False)
