@@ -546,7 +546,7 @@ class RemoteInstance(StreamingInstance):
     @abstractmethod
     def watch(self, listener: Callable[[], None]) -> None:
         """Have it called after each change of `state`, once the ends of all work that the change
-        has ended are told."""
+        has ended are told, and when `window` has grown without an end of work."""
 
     @abstractmethod
     def begin(

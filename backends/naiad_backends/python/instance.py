@@ -139,6 +139,9 @@ class ProcessInstance(RemoteInstance):
 
     def _become(self, state: InstanceState, trouble: str) -> None:
         self._state, self._trouble = state, trouble
+        self._tell()
+
+    def _tell(self) -> None:
         for listener in self._listeners:
             listener()
 
@@ -267,15 +270,16 @@ class ProcessInstance(RemoteInstance):
             self._tidying = self._loop.call_later(_TIDY_SECONDS, self._tidy)
         if kind == Kind.RESULT:
             number, start, begin, end, results, released = said
+            done_with = [(int(block), int(named)) for block, named in released]
             if end:
                 self._average_ns += 0.1 * (end - start - self._average_ns)
             batch, result = self._batches.result(number, start, begin, end, results, unpacker)
             self._watch_next()
-            try:
-                self._beside.release(released)
-            finally:
-                if result is not None:
-                    batch.end(result)
+            self._beside.release(done_with)
+            if result is not None:
+                batch.end(result)
+            else:
+                self._tell()
         elif kind == Kind.PART:
             number, index, response, final = said
             self._batches.part(number, index, response, final, unpacker)
