@@ -111,6 +111,16 @@ def infer(server: ServerProcess, model: str, code: str = "") -> Reply:
     return server.post(f"/v2/models/{model}/infer", body(code))
 
 
+def large(server: ServerProcess, model: str, size: int) -> Reply:
+    """One inference with so many bytes of input, and of output."""
+    binary = {"binary_data_size": size}
+    tensor = {"name": "x", "datatype": "FP32", "shape": [size // 4], "parameters": binary}
+    asked = {"inputs": [tensor], "parameters": {"binary_data_output": True}}
+    head = json.dumps(asked).encode()
+    headers = {"Inference-Header-Content-Length": str(len(head))}
+    return server.call("POST", f"/v2/models/{model}/infer", head + bytes(size), headers)
+
+
 def pid(server: ServerProcess, model: str) -> int:
     """The process that answers; also waits until one does."""
 

@@ -2,7 +2,6 @@
 own requests, to those of others and to the server."""
 
 import itertools
-import json
 import os
 import re
 import signal
@@ -10,12 +9,10 @@ import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pytest
 from tests.e2e import faulty
-from tests.e2e.process import Reply, ServerProcess, eventually
+from tests.e2e.process import ServerProcess, eventually
 
 
 @pytest.fixture(scope="module")
@@ -199,20 +196,6 @@ resource.setrlimit(resource.RLIMIT_AS, (size + (64 << 20),) * 2)
     assert faulty.infer(server, model, limit).status == 200
     reply = faulty.infer(server, model, "bytearray(1 << 30)")
     assert (reply.status, "MemoryError" in reply.json()["error"]) == (500, True)
-    large = np.ones(32 << 20, np.float32)
-    reply = send(server, model, large)
+    reply = faulty.large(server, model, 128 << 20)
     assert (reply.status, "no memory for the requests" in reply.json()["error"]) == (500, True)
     assert faulty.pid(server, model) == before
-
-
-def send(server: ServerProcess, model: str, x: np.ndarray[Any, Any]) -> Reply:
-    """One inference with binary data."""
-    tensor = {
-        "name": "x",
-        "datatype": "FP32",
-        "shape": [x.size],
-        "parameters": {"binary_data_size": x.nbytes},
-    }
-    head = json.dumps({"inputs": [tensor], "outputs": []}).encode()
-    headers = {"Inference-Header-Content-Length": str(len(head))}
-    return server.call("POST", f"/v2/models/{model}/infer", head + x.tobytes(), headers)

@@ -138,8 +138,8 @@ exec python3 "$@"
 def test_a_long_initialize_is_waited_for(tmp_path: Path) -> None:
     """The limit is for the process to come up, not for the model to load."""
     models = tmp_path / "models"
-    faulty.write(models, "long", parameters={"initialize": "time.sleep(3)"})
-    flags = ("--backend-config=python,stub-timeout-seconds=2.5",)
+    faulty.write(models, "long", parameters={"initialize": "time.sleep(2.2)"})
+    flags = ("--backend-config=python,stub-timeout-seconds=2",)
     with starting(tmp_path, models, flags=flags) as server:
         server.wait_ready()
         assert faulty.infer(server, "long").status == 200
