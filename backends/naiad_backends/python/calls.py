@@ -38,6 +38,7 @@ class Calls:
             "metric_update": lambda *given: metrics.update(owner, *given),
             "metric_value": lambda handle: metrics.value(owner, handle),
             "log": self._log,
+            "left_out": lambda count: self._voice.leave_out(int(count)),
         }
         self._slow: Mapping[str, Callable[..., Awaitable[Any]]] = {
             "load_model": self._load,

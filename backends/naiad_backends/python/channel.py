@@ -13,7 +13,10 @@ from naiad_backends.python.runtime.frames import Frames
 Take = Callable[[int, bytes, bytearray, int], None]
 """Takes a message from the worker: kind, head, data, block."""
 
-_READ = 262_144
+READ = 262_144
+READ_LITTLE = 32_768
+"""Bytes at once, from who has few things to say at a time, or may have very many small ones, which
+must not keep the event loop from others."""
 
 
 class Channel:
@@ -25,15 +28,17 @@ class Channel:
         take: Take,
         ended: Callable[[], None],
         broken: Callable[[Exception], None],
+        at_once: int,
     ) -> None:
         """ended: called when the other end is closed.  broken: when a message cannot be taken.
-        Nothing is read after either."""
+        Nothing is read after either.  at_once: bytes that are read in one turn of the loop."""
         self.socket, self.other = socket.socketpair()
         self.socket.setblocking(False)
         self._loop = loop
         self._take = take
         self._ended = ended
         self._broken = broken
+        self._at_once = at_once
         self._reading = True
         self._frames = Frames()
         self._out: deque[bytes] = deque()
@@ -82,7 +87,7 @@ class Channel:
         if not self._reading:
             return False
         try:
-            data = self.socket.recv(_READ)
+            data = self.socket.recv(self._at_once)
         except (BlockingIOError, InterruptedError):
             return False
         except OSError:

@@ -7,6 +7,22 @@ LIMIT = 8_192
 """Bytes of a line; what goes beyond is left out."""
 
 
+LONGEST = 32_768
+"""Characters of a text that is logged at once, such as a traceback."""
+
+
+def clipped(text: str) -> str:
+    """The text, or its beginning if it is longer than any that people read."""
+    if len(text) <= LONGEST:
+        return text
+    return f"{text[:LONGEST]} ... {len(text) - LONGEST} more characters"
+
+
+def weight(text: str) -> int:
+    """For how many lines a text counts."""
+    return 1 + len(text) // 1_024
+
+
 class Lines:
     """Chunks of bytes in, lines out. Keeps no more than a line of `LIMIT` bytes."""
 
@@ -97,15 +113,15 @@ class Gate:
         self._shut = False
         self.left_out = 0
 
-    def admits(self, now: float) -> bool:
+    def admits(self, now: float, weight: int = 1) -> bool:
         """Whether another line may be written; if not, it counts in `left_out`.
 
-        now: seconds of any clock that does not go back.
+        now: seconds of any clock that does not go back.  weight: for how many lines it counts.
         """
         if self.shut(now):
             self.left_out += 1
             return False
-        self._tokens -= 1
+        self._tokens -= weight
         return True
 
     def shut(self, now: float) -> bool:

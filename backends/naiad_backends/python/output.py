@@ -6,9 +6,11 @@ import os
 from collections.abc import Iterable
 from functools import partial
 
-from naiad_backends.python.lines import Gate, Lines
+from naiad_backends.python.lines import Gate, Lines, clipped, weight
 
-_READ = 65_536
+_READ = 4_096
+_SKIP = 65_536
+"""Bytes at once: of what may be written, which takes its time, and of what is left out."""
 
 _PAUSE_S = 0.02
 
@@ -31,7 +33,8 @@ class Voice:
         logger = self._logger.getChild(source) if source else self._logger
         if not logger.isEnabledFor(level):
             return
-        if self._gate.admits(self._loop.time()):
+        text = clipped(text)
+        if self._gate.admits(self._loop.time(), weight(text)):
             logger.log(level, "%s", text)
         else:
             self._tell_soon()
@@ -72,8 +75,9 @@ class Output:
         self._loop.add_reader(descriptor, self._read, descriptor, Lines())
 
     def _read(self, descriptor: int, lines: Lines) -> None:
+        shut = self._voice.shut
         try:
-            data = os.read(descriptor, _READ)
+            data = os.read(descriptor, _SKIP if shut else _READ)
         except BlockingIOError:
             return
         except OSError:
@@ -82,7 +86,7 @@ class Output:
             self._write(lines.close())
             self._loop.remove_reader(descriptor)
             os.close(descriptor)
-        elif self._voice.shut:
+        elif shut:
             self._voice.leave_out(lines.skip(data))
             self._loop.remove_reader(descriptor)
             again = partial(self._loop.add_reader, descriptor, self._read, descriptor, lines)

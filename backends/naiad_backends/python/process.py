@@ -19,7 +19,7 @@ from typing import Any
 import orjson
 
 from naiad_backends.errors import internal, invalid
-from naiad_backends.python.channel import Channel, Take
+from naiad_backends.python.channel import READ, READ_LITTLE, Channel, Take
 from naiad_backends.python.environment import Environment
 from naiad_backends.python.output import Output
 from naiad_backends.python.runtime.blocks import Mapped, announcer
@@ -61,8 +61,8 @@ class WorkerProcess:
         self._environment = environment
         self._output = output
         self._ended = ended
-        self._work = Channel(loop, self._take, self._silent, self._broken)
-        self._side = Channel(loop, side, self._silent, self._broken)
+        self._work = Channel(loop, self._take, self._silent, self._broken, READ)
+        self._side = Channel(loop, side, self._silent, self._broken, READ_LITTLE)
         self._blocks, self._other_blocks = socket.socketpair(type=_MESSAGES)
         # A worker that takes no more of them must not hold up the server.
         self._blocks.setblocking(False)

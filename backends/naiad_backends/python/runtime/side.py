@@ -14,6 +14,7 @@ from typing import Any
 
 from naiad_backends.python.runtime.blocks import Mapped, Pool
 from naiad_backends.python.runtime.errors import TritonError, TritonModelException
+from naiad_backends.python.runtime.floodgate import Floodgate
 from naiad_backends.python.runtime.frames import Kind, Port
 from naiad_backends.python.runtime.heads import pack_request, read_response
 from naiad_backends.python.runtime.link import Call, Link, Plain
@@ -122,6 +123,7 @@ class Side(Link):
         self._work = work
         self._main = threading.get_ident()
         self._memory = memory
+        self._floodgate = Floodgate()
         self._numbers = itertools.count(1)
         self._answers: dict[int, _Answer] = {}
         self._inferences: dict[int, _Inference] = {}
@@ -143,9 +145,21 @@ class Side(Link):
     def tell(self, what: str, *arguments: Plain) -> None:
         if self._port.left:
             return
+        if what == "log":
+            severity, text, *rest = arguments
+            admitted = self._floodgate.admit(str(severity), str(text))
+            if admitted is None:
+                return
+            self._tell_left_out()
+            arguments = (severity, admitted, *rest)
         packer = Packer()
         head = [0, what, [_spread(argument, packer) for argument in arguments]]
         self._send(self._port, Kind.TELL, head, packer)
+
+    def _tell_left_out(self) -> None:
+        count = self._floodgate.take_left_out()
+        if count:
+            self._port.write(Kind.TELL, [0, "left_out", [count]])
 
     def run(self, request: InferenceRequest) -> InferenceResponse:
         if threading.get_ident() == self._main:
@@ -190,7 +204,9 @@ class Side(Link):
         self._port.leave()
 
     def release(self) -> None:
-        """Tell the server which of its blocks are done with."""
+        """Tell the server which of its blocks are done with, and what else waits for a moment in
+        which there is nothing to do."""
+        self._tell_left_out()
         released = self._memory.released()
         if released:
             self._port.write(Kind.TELL, [0, "release", [released]])
