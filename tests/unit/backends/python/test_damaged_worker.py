@@ -207,6 +207,7 @@ WRONG: dict[str, Sent] = {
         side(Kind.CALL, [1, "infer", [NAMING, False, 1, False], []]),
     ],
     "outside of the server's block": [work(Kind.RESULT, result(results=[output(2**30, 1)] * 2))],
+    "release that is none": [work(Kind.RESULT, result((5, [1])))],
     "response to nobody": [work(Kind.PART, [1, 2, output(), True])],
     "response to the one before": [work(Kind.PART, [1, -1, output(), True])],
     "response twice": [
@@ -234,15 +235,9 @@ def test_what_no_worker_sends_ends_it(workers: Workers, kind: str) -> None:
     workers.works()
 
 
-AFTER: dict[str, Sent] = {
-    "result twice": [work(Kind.RESULT, result()), work(Kind.RESULT, result())],
-    "release that is none": [work(Kind.RESULT, result((5, [1])))],
-}
-
-
-@pytest.mark.parametrize("kind", AFTER)
-def test_what_is_wrong_behind_a_batch_ends_the_worker(workers: Workers, kind: str) -> None:
-    instance = workers.start(AFTER[kind], stays=True)
+def test_what_comes_after_the_end_of_a_batch_ends_it(workers: Workers) -> None:
+    twice = [work(Kind.RESULT, result()), work(Kind.RESULT, result())]
+    instance = workers.start(twice, stays=True)
     assert isinstance(run(workers, instance), Execution)
     outcome = run(workers, instance)
     assert outcome is None or isinstance(outcome, NaiadError)
