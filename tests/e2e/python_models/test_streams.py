@@ -173,6 +173,32 @@ def test_a_request_that_is_run_again(models: Models, kind: str, either_client: C
     assert len(flags) == 5 and not any(flags[1:])
 
 
+def test_a_decoupled_model_that_runs_a_request_again(
+    models: Models, python_server: ServerProcess
+) -> None:
+    """Many at once, each with its own responses."""
+    name = models.get("count_down")
+    assert out(list(stream(python_server, name, {"IN": number(1)}))) == [1]
+
+    async def one(client: Any, value: int) -> list[int]:
+        tensor = tritonclient.grpc.aio.InferInput("IN", [1], "INT32")
+        tensor.set_data_from_numpy(number(value))
+
+        async def requests() -> Any:
+            yield {"model_name": name, "inputs": [tensor]}
+
+        results = [pair async for pair in client.stream_infer(requests())]
+        assert not any(error for _, error in results)
+        return out([result for result, _ in results])
+
+    async def all_of_them() -> list[list[int]]:
+        async with tritonclient.grpc.aio.InferenceServerClient(python_server.grpc) as client:
+            return await asyncio.gather(*[one(client, value) for value in range(1, 13)])
+
+    expected = [list(range(value, 0, -1)) for value in range(1, 13)]
+    assert asyncio.run(all_of_them()) == expected
+
+
 def test_run_again_where_that_is_not_meant(
     models: Models, kind: str, either_client: Client
 ) -> None:
