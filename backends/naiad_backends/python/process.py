@@ -70,6 +70,7 @@ class WorkerProcess:
         self.announce = announcer(self._blocks)
         self._answers: asyncio.Queue[tuple[int, bytes]] = asyncio.Queue()
         self._said = 0
+        self._spawning: asyncio.Future[None] | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self._lifeline = -1
         self._reason = ""
@@ -83,7 +84,7 @@ class WorkerProcess:
         seconds: for the process to come up; loading the model may take longer. Raises INVALID_ARG
         with the model's text if it fails, INTERNAL if the process does. It has ended then.
         """
-        spawning = asyncio.ensure_future(asyncio.to_thread(self._spawn))
+        spawning = self._spawning = asyncio.ensure_future(asyncio.to_thread(self._spawn))
         try:
             await asyncio.shield(spawning)
             async with asyncio.timeout(seconds):
@@ -213,6 +214,8 @@ class WorkerProcess:
 
     async def stop(self, seconds: float = _STOP_SECONDS) -> None:
         """Let it finish what it has, and end; kill it if that takes too long."""
+        if self._spawning is not None:
+            await asyncio.wait((self._spawning,))
         if self._process is None:
             self._close()
             return
