@@ -4,11 +4,14 @@ Subclass `BackendSuite` in a test file, under a name that starts with `Test`, an
 backend, which model and which requests. Needs pytest; the server never imports this file.
 """
 
+import asyncio
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
+from queue import SimpleQueue
 
 import numpy as np
 import pytest
@@ -16,10 +19,13 @@ import pytest
 from naiad_backends.api import (
     Array,
     Backend,
+    Execution,
     Instance,
+    InstanceState,
     Model,
     ModelSpec,
     Placement,
+    RemoteInstance,
     Request,
     Response,
     Tensor,
@@ -27,6 +33,7 @@ from naiad_backends.api import (
 from naiad_backends.errors import NaiadError
 
 _ROUNDS = 20
+_PATIENCE_S = 30
 
 
 @dataclass(frozen=True, slots=True)
@@ -279,6 +286,57 @@ class BackendSuite:
 
         with ThreadPoolExecutor(len(loaded.instances)) as pool:
             list(pool.map(work, loaded.instances))
+
+    def test_batches_begun_at_once_end_in_order(self, loaded: Loaded) -> None:
+        """An instance elsewhere takes more than it asks for, and ends what it has in that order."""
+        instance, loop = self._elsewhere(loaded)
+        groups = self._groups(loaded.spec) * 4
+        ends: SimpleQueue[tuple[int, Execution | NaiadError | None]] = SimpleQueue()
+
+        def begin() -> None:
+            for number, group in enumerate(groups):
+                instance.begin(group, (), partial(put, number))
+
+        def put(number: int, end: Execution | NaiadError | None) -> None:
+            ends.put((number, end))
+
+        loop.call_soon_threadsafe(begin)
+        found = [ends.get(timeout=_PATIENCE_S) for _ in groups]
+        assert [number for number, _ in found] == list(range(len(groups)))
+        for group, (_, end) in zip(groups, found, strict=True):
+            assert isinstance(end, Execution), end
+            for request, response in zip(group, end.responses, strict=True):
+                self._check(request, response)
+
+    def test_an_instance_elsewhere_tells_its_state(self, loaded: Loaded) -> None:
+        """It takes work when it is made, and none when it is closed, which its watchers hear."""
+        loop = self._elsewhere(loaded)[1]
+        instance = loaded.model.instance(Placement(f"{loaded.spec.name}_2"))
+        assert isinstance(instance, RemoteInstance)
+        states: SimpleQueue[tuple[InstanceState, str]] = SimpleQueue()
+
+        def tell() -> None:
+            states.put((instance.state, instance.trouble()))
+
+        loop.call_soon_threadsafe(tell)
+        loop.call_soon_threadsafe(instance.watch, tell)
+        assert states.get(timeout=_PATIENCE_S) == (InstanceState.READY, "")
+        assert instance.window >= 1
+        unready = asyncio.run_coroutine_threadsafe(instance.unready(), loop)
+        assert unready.result(_PATIENCE_S) == ""
+        instance.close()
+        state, trouble = states.get(timeout=_PATIENCE_S)
+        assert state is InstanceState.DOWN
+        assert trouble
+        ends: SimpleQueue[Execution | NaiadError | None] = SimpleQueue()
+        loop.call_soon_threadsafe(instance.begin, self.requests()[:1], (), ends.put)
+        assert ends.get(timeout=_PATIENCE_S) is None
+
+    def _elsewhere(self, loaded: Loaded) -> tuple[RemoteInstance, asyncio.AbstractEventLoop]:
+        instance = loaded.instances[0]
+        if not isinstance(instance, RemoteInstance):
+            pytest.skip("the instances are here")
+        return instance, loaded.backend.services.loop
 
     def test_bad_request_harms_nobody(self, loaded: Loaded) -> None:
         """What concerns one request is that request's error, and the instance goes on."""

@@ -10,8 +10,8 @@ from typing import Any
 
 import orjson
 
-from naiad_backends.api import Backend, Completion, Model, ModelSpec
-from naiad_backends.errors import invalid
+from naiad_backends.api import Backend, Completion, Model, ModelSpec, Placement
+from naiad_backends.errors import invalid, unsupported
 from naiad_backends.python.environment import (
     Environment,
     beside_backend,
@@ -51,8 +51,9 @@ class PythonBackend(Backend):
 
     def gpus(self) -> Sequence[int]:
         """The NVIDIA GPUs of the machine: a model may use any framework."""
-        found = [path.name[6:] for path in Path("/dev").glob("nvidia[0-9]*")]
-        return sorted(int(number) for number in found if number.isdigit())
+        found = [path for path in Path("/dev").glob("nvidia[0-9]*") if path.name[6:].isdigit()]
+        # CUDA counts those that a container has from 0 on.
+        return range(len(found))
 
     # -- completion
 
@@ -91,7 +92,7 @@ class PythonBackend(Backend):
 
     def load(self, spec: ModelSpec) -> Model:
         """Raises INVALID_ARG for a file or an environment that is not there, and with the model's
-        own error."""
+        own error; UNSUPPORTED for a GPU that is not there."""
         file = self._file(spec)
         kind = spec.parameters.get("EXECUTION", "process") or "process"
         if kind not in _KINDS:
@@ -100,6 +101,8 @@ class PythonBackend(Backend):
                 field='parameters["EXECUTION"]',
                 hint="use process or thread",
             )
+        for placement in spec.placements:
+            self._check_device(placement)
         strict = _yes(spec, "STRICT_OUTPUTS")
         if kind == "thread":
             if spec.parameters.get("EXECUTION_ENV_PATH"):
@@ -114,6 +117,15 @@ class PythonBackend(Backend):
         limits = Limits(self._start, seconds)
         environment = self._environment(spec)
         return ProcessModel(self.services, spec, file, environment, limits, strict)
+
+    def _check_device(self, placement: Placement) -> None:
+        gpus = self.gpus()
+        if placement.kind == "GPU" and placement.device not in gpus:
+            raise unsupported(
+                f"instance '{placement.name}' wants GPU {placement.device}",
+                field="instance_group",
+                hint=f"GPUs here: {', '.join(map(str, gpus)) or 'none'}",
+            )
 
     def _environment(self, spec: ModelSpec) -> Environment:
         text = spec.parameters.get("EXECUTION_ENV_PATH", "")
