@@ -56,7 +56,6 @@ _OF_STREAMS = (heads.STREAM, heads.AGAIN)
 _OF_OTHERS = (heads.OUTPUTS, heads.ERROR, heads.AGAIN, heads.LATER)
 """What may become of a request, by whether the model is decoupled."""
 
-_TIDY_SECONDS = 5.0
 _SOON_SECONDS = 1.0
 _OPINION_SECONDS = 5.0
 _ATTEMPTS = 5
@@ -64,11 +63,17 @@ _ATTEMPTS = 5
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """In seconds: for a process to come up, for one `execute` (0: none), for a worker to end."""
+    """In seconds: for a process to come up, for one `execute` (0: none), for a worker to end.
+
+    tidy_seconds: from one look for memory that is not used to the next.
+    idle_seconds: after which it is given back.
+    """
 
     start_seconds: float = 30.0
     execute_seconds: float = 0.0
     stop_seconds: float = 30.0
+    tidy_seconds: float = 5.0
+    idle_seconds: float = 10.0
 
 
 class ProcessInstance(RemoteInstance):
@@ -135,6 +140,7 @@ class ProcessInstance(RemoteInstance):
         self._opinion = bool(orjson.loads(ready)[0])
         self._backoff.started(self._loop.time())
         self._serving = True
+        self._tidying = self._loop.call_later(self._limits.tidy_seconds, self._tidy)
         self._become(InstanceState.READY, "")
 
     def _become(self, state: InstanceState, trouble: str) -> None:
@@ -211,8 +217,6 @@ class ProcessInstance(RemoteInstance):
                 batch.end(None)
                 return
             process.send(Kind.EXECUTE, ((self._count(batch), head),), b"", block.number)
-            if self._tidying is None:
-                self._tidying = self._loop.call_later(_TIDY_SECONDS, self._tidy)
 
         try:
             block = self._pool.take(packer.size)
@@ -266,8 +270,6 @@ class ProcessInstance(RemoteInstance):
             return
         said = orjson.loads(head)
         unpacker = self._beside.unpacker(data, block)
-        if block and self._tidying is None:
-            self._tidying = self._loop.call_later(_TIDY_SECONDS, self._tidy)
         if kind == Kind.RESULT:
             number, start, begin, end, results, released = said
             done_with = [(int(block), int(named)) for block, named in released]
@@ -291,13 +293,14 @@ class ProcessInstance(RemoteInstance):
 
     def _tidy(self) -> None:
         """Give memory back that nobody has used for a while, on both sides."""
-        gone = self._pool.trim()
-        if gone:
-            self._process.send_beside(Kind.TELL, (0, "drop", (gone,)))
-        self._process.send_beside(Kind.TELL, (0, "trim", ()))
-        self._beside.tell_released()
-        busy = self._pool.bytes or len(self._process.mapped)
-        self._tidying = self._loop.call_later(_TIDY_SECONDS, self._tidy) if busy else None
+        limits = self._limits
+        if self._pool.bytes or len(self._process.mapped):
+            gone = self._pool.trim(limits.idle_seconds)
+            if gone:
+                self._process.send_beside(Kind.TELL, (0, "drop", (gone,)))
+            self._beside.tell_released()
+            self._process.send_beside(Kind.TELL, (0, "trim", (limits.idle_seconds,)))
+        self._tidying = self._loop.call_later(limits.tidy_seconds, self._tidy)
 
     def _watch_over(self, number: int) -> None:
         self._watchdog = self._loop.call_later(self._limits.execute_seconds, self._hangs, number)

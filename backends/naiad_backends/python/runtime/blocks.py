@@ -21,9 +21,6 @@ from typing import Any
 SMALLEST = 65_536
 """Bytes of the smallest block."""
 
-IDLE_SECONDS = 10.0
-"""After which a block that nobody uses is given back to the system."""
-
 _SEALED = hasattr(os, "memfd_create") and hasattr(fcntl, "F_ADD_SEALS")
 _NUMBER = struct.Struct("<Q")
 _DESCRIPTOR = struct.Struct("@i")
@@ -171,7 +168,7 @@ class Pool:
                 block.idle_since = time.monotonic()
                 self._free.append(block)
 
-    def trim(self, seconds: float = IDLE_SECONDS) -> list[int]:
+    def trim(self, seconds: float) -> list[int]:
         """Give back what nobody has used for so long; the numbers, for the other side to do it,
         too."""
         limit = time.monotonic() - seconds

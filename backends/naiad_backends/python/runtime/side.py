@@ -2,6 +2,7 @@
 while the model is busy. A thread of its own reads it."""
 
 import asyncio
+import contextlib
 import itertools
 import logging
 import os
@@ -45,9 +46,11 @@ class Memory:
         """The server's blocks that nothing refers to any more, each once, and how often they were
         named."""
         found = []
-        while self._released:
-            number = self._released.popleft()
-            found.append([number, self.mapped.named(number)])
+        # Another thread may ask, too.
+        with contextlib.suppress(IndexError):
+            while self._released:
+                number = self._released.popleft()
+                found.append([number, self.mapped.named(number)])
         return found
 
 

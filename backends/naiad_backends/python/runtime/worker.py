@@ -256,7 +256,8 @@ class Worker:
             for number in arguments[0]:
                 self._memory.mapped.drop(number)
         elif what == "trim":
-            numbers: list[Plain] = list(self._memory.pool.trim())
+            self._side.release()
+            numbers: list[Plain] = list(self._memory.pool.trim(arguments[0]))
             if numbers:
                 self._side.tell("drop", numbers)
         elif what == "cancel":
