@@ -4,6 +4,7 @@ ever: all that could run it wait themselves, in the end for the call.
 Knows no requests, no queues and no models: only who waits for whom.
 """
 
+from collections import Counter
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -29,6 +30,8 @@ class Waits:
 
     def __init__(self) -> None:
         self._waits: dict[_Wait, None] = {}
+        self._callers: Counter[Hashable] = Counter()
+        """In how many of them an instance waits; only those that do."""
 
     @contextmanager
     def waiting(
@@ -45,8 +48,11 @@ class Waits:
             return
         wait = _Wait(callers, targets())
         self._waits[wait] = None
+        waiting = self._callers
+        waiting.update(callers)
         try:
-            if callers[-1] in self._stuck(wait.targets):
+            idle = any(target not in waiting for target in wait.targets)
+            if not idle and callers[-1] in self._stuck():
                 raise unavailable(
                     f"model '{model}' cannot take this call: each of its instances waits for a call"
                     " that cannot be answered before this one",
@@ -55,16 +61,18 @@ class Waits:
             yield
         finally:
             del self._waits[wait]
+            for caller in callers:
+                waiting[caller] -= 1
+                if not waiting[caller]:
+                    del waiting[caller]
 
-    def _stuck(self, targets: Sequence[Hashable]) -> set[Hashable]:
-        """The instances that wait for ever; none if one of the targets does not wait at all."""
+    def _stuck(self) -> set[Hashable]:
+        """The instances that wait for ever."""
         of: dict[Hashable, list[_Wait]] = {}
         for wait in self._waits:
             for caller in wait.callers:
                 of.setdefault(caller, []).append(wait)
         stuck = set(of)
-        if any(target not in stuck for target in targets):
-            return set()
         while True:
             free = {one for one in stuck if not any(w.stuck(one, stuck) for w in of[one])}
             if not free:
