@@ -191,16 +191,19 @@ class ProcessInstance(RemoteInstance):
                 self._begin_large(batch)
 
     def _gather(self, batch: Batch) -> bool:
-        """Let it go with what else is begun in this turn of the event loop; False if that gets too
-        large."""
+        """Let it go at once if the worker has nothing to do, else with what is begun in the same
+        turn of the event loop; False if that gets too large."""
         packer, request = self._packer, self._writer.request
         mark = packer.mark()
         head = [request(one, packer) for one in batch.requests]
         if not packer.inline:
             packer.rewind(mark)
             return False
+        idle = not self._batches.first()
         self._heads.append((self._count(batch), head))
-        if not self._gathering:
+        if idle:
+            self._flush()
+        elif not self._gathering:
             self._gathering = True
             self._loop.call_soon(self._flush)
         return True

@@ -5,12 +5,13 @@ them complete the configurations from the models' files, and load each model onc
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from naiad.repository.config import TEXT_FILE, YAML_FILE, ModelConfig
 from naiad.repository.layout import ModelFolder, Repositories, duplicate, subfolders
 from naiad.repository.mistakes import ConfigError, Mistake, place
+from naiad_backends.api import Backend, ModelSpec
 from naiad_backends.errors import NaiadError
 from naiad_backends.registry import BackendRegistry
 
@@ -161,10 +162,23 @@ def _completed(
         config = config.with_defaults(backend.gpus(), backend.default_cpu_instances)
         if not config.mistakes():
             # Only a load tells whether the file is sound and agrees with what is given.
-            backend.load(config.spec(newest, folder)).close()
+            _load_once(backend, config.spec(newest, folder))
     except NaiadError as error:
         _add(report, folder, config.placed(error))
     return config
+
+
+def _load_once(backend: Backend, spec: ModelSpec) -> None:
+    """Load the model with one instance on each of its devices, and give all back. Raises what the
+    backend raises."""
+    devices = {(place.kind, place.device): place for place in reversed(spec.placements)}
+    placements = tuple(devices.values())
+    model = backend.load(replace(spec, placements=placements))
+    try:
+        for placement in placements:
+            model.instance(placement).close()
+    finally:
+        model.close()
 
 
 def _folder_warnings(folder: ModelFolder) -> Iterator[Finding]:
