@@ -149,7 +149,8 @@ def test_a_long_initialize_is_waited_for(tmp_path: Path) -> None:
 
 INITIALIZE = {
     "raises": ("raise ValueError('no weights')", "ValueError: no weights"),
-    "exits": ("sys.exit(3)", "exited with code 3"),
+    "exits": ("sys.exit(3)", "initialize failed: SystemExit: 3"),
+    "ends": ("os._exit(3)", "exited with code 3"),
     "crashes": ("import ctypes; ctypes.string_at(0)", "SIGSEGV"),
 }
 
@@ -181,6 +182,24 @@ else:
     if second.exists():
         process = int(second.read_text() or 0)
         eventually(lambda: not process or not faulty.alive(process))
+
+
+def test_sys_exit_on_a_thread_is_an_error(server: ServerProcess, repository: Path) -> None:
+    """The process is the server's."""
+    thread = {"EXECUTION": "thread"}
+    faulty.write(repository, "never", parameters={**thread, "initialize": "sys.exit(3)"})
+    reply = server.post("/v2/repository/models/never/load")
+    assert (reply.status, "SystemExit: 3" in reply.json()["error"]) == (400, True)
+    folder = faulty.write(repository, "unmade", parameters=thread)
+    with (folder / "1" / "model.py").open("a") as file:
+        file.write("    def __init__(self):\n        sys.exit(4)\n")
+    reply = server.post("/v2/repository/models/unmade/load")
+    assert (reply.status, "SystemExit: 4" in reply.json()["error"]) == (400, True)
+    faulty.write(repository, "threaded", parameters=thread)
+    faulty.load(server, "threaded")
+    reply = faulty.infer(server, "threaded", "sys.exit(5)")
+    assert (reply.status, "SystemExit: 5" in reply.json()["error"]) == (500, True)
+    assert faulty.pid(server, "threaded") == server.process.pid
 
 
 def test_a_model_that_cannot_start_again_stays_down_and_says_so(

@@ -137,6 +137,9 @@ class ThreadModel(Model):
             )
         except ModelFailed as error:
             raise invalid(str(error)) from error
+        except BaseException as error:
+            logger.exception("model '%s' cannot be made", self._spec.name)
+            raise invalid(f"TritonPythonModel cannot be made: {in_short(error)}") from error
         except SystemExit as error:
             raise invalid(f"initialize failed: {in_short(error)}") from error
 

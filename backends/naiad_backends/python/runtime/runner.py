@@ -152,7 +152,8 @@ class Runner:
             result = method(*arguments)
             if inspect.iscoroutine(result):
                 self._wait(result)
-        except Exception as error:
+        except BaseException as error:
+            # Also what ends a program, which may be a server.
             self._complain(at_length(error))
             raise ModelFailed(f"{name} failed: {in_short(error)}") from None
         finally:
