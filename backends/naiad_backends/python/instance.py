@@ -137,6 +137,9 @@ class ProcessInstance(RemoteInstance):
         """Start the worker and wait until the model is ready. Raises the model's error."""
         self._process.work = self._take
         ready = await self._process.start(self._head, self._limits.start_seconds)
+        if self._process.end:
+            # Before this task went on.
+            raise internal(f"worker '{self.name}' has ended: {self._process.end}")
         self._opinion = bool(orjson.loads(ready)[0])
         self._backoff.started(self._loop.time())
         self._serving = True

@@ -90,10 +90,7 @@ class WorkerProcess:
             async with asyncio.timeout(seconds):
                 await self._expect(Kind.HELLO)
             self._work.write(to_worker(Kind.START, head))
-            said = await self._expect(Kind.READY)
-            if self._gone.is_set():
-                raise internal(f"worker '{self.name}' has ended: {self._reason}")
-            return said
+            return await self._expect(Kind.READY)
         except TimeoutError:
             await self._give_up(f"it has not come up within {seconds:g} s")
             raise internal(
@@ -187,6 +184,11 @@ class WorkerProcess:
         raise ValueError(f"message {kind} came before the worker was ready")
 
     # -- the middle
+
+    @property
+    def end(self) -> str:
+        """How it has come to its end; empty while it runs."""
+        return self._reason if self._gone.is_set() else ""
 
     @property
     def pid(self) -> int:
