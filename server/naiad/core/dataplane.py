@@ -156,10 +156,7 @@ class DataPlane:
         self._registry.tell()
 
     def _model(self, request: Request) -> ServedModel:
-        name, version, id = request.model_name, request.model_version, request.correlation_id
-        if id:
-            return self._registry.find_for(name, version, id, request.sequence_start)
-        return self._registry.find(name, version)
+        return self._registry.route(request)
 
     def instances(self, request: Request) -> Sequence[Instance]:
         """Those that could run a request. Raises as `infer` does for an unknown model."""
@@ -243,10 +240,10 @@ class DataPlane:
         self._lifecycle.require_explicit()
         await self._lifecycle.load(name, Override.of(parameters or {}), caller)
 
-    async def unload(self, name: str, caller: str = "") -> None:
+    async def unload(self, name: str, caller: str = "", dependents: bool = False) -> None:
         """Take a model out of service. UNAVAILABLE unless in mode explicit. caller: as above."""
         self._lifecycle.require_explicit()
-        await self._lifecycle.unload(name, caller)
+        await self._lifecycle.unload(name, caller, dependents)
 
 
 async def _traced(trace: Trace, parts: AsyncGenerator[Part, None]) -> AsyncGenerator[Part, None]:

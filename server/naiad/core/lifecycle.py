@@ -15,10 +15,10 @@ from functools import partial
 from typing import TypeVar
 from weakref import WeakKeyDictionary, WeakValueDictionary
 
-from naiad.core import loading
+from naiad.core import ensembles, loading
 from naiad.core.cache.store import Store
 from naiad.core.latencies import DEFAULT_LATENCIES, LatencyOptions
-from naiad.core.loading import Exchange
+from naiad.core.loading import Exchange, LoadedModel
 from naiad.core.model import ServedModel
 from naiad.core.readiness import ModelReadiness
 from naiad.core.registry import UNLOADED, Registry, State
@@ -31,6 +31,7 @@ from naiad.repository.watch import Fingerprint, Poller, fingerprint
 from naiad_backends.api import Backend, ModelSpec
 from naiad_backends.errors import NaiadError, internal, invalid, unavailable
 from naiad_backends.registry import BackendRegistry
+from naiad_ensembles.steps import StepModel
 
 T = TypeVar("T")
 
@@ -70,10 +71,10 @@ class LoadOptions:
 class _Plan:
     """One version as it is to be loaded.
 
-    files: that it depends on, without configurations.
+    backend: None for an ensemble.  files: that it depends on, without configurations.
     """
 
-    backend: Backend
+    backend: Backend | None
     config: ModelConfig
     spec: ModelSpec
     files: Fingerprint
@@ -157,6 +158,17 @@ class Lifecycle:
         if caller not in self._loading:
             yield
             return
+        with self._behind(caller, name):
+            self._at_work.release()
+            try:
+                yield
+            finally:
+                self._background(self._back_at_work())
+
+    @contextlib.contextmanager
+    def _behind(self, caller: str, name: str) -> Iterator[None]:
+        """While the load of a model waits for another one. Raises INVALID_ARG if that waits for it
+        in turn."""
         if caller in self._waited_for(name):
             raise invalid(
                 f"model '{caller}' is being loaded and waits for this: it cannot load or unload"
@@ -165,12 +177,10 @@ class Lifecycle:
             )
         waits = self._waits.setdefault(caller, [])
         waits.append(name)
-        self._at_work.release()
         try:
             yield
         finally:
             waits.remove(name)
-            self._background(self._back_at_work())
 
     async def _back_at_work(self) -> None:
         await self._at_work.acquire()
@@ -186,18 +196,23 @@ class Lifecycle:
                 ahead += self._waits.get(one, ())
         return found
 
-    async def unload(self, name: str, caller: str = "") -> None:
+    async def unload(self, name: str, caller: str = "", dependents: bool = False) -> None:
         """Take all versions of a model out of service. Returns at once; requests that are running
         and sequences that have begun finish, and only then is the memory given back. An unknown
         model is no error.
 
-        caller: as for `load`."""
+        caller: as for `load`.  dependents: the models of an ensemble's steps, too, unless another
+        ensemble has them. An ensemble does not outlive the models of its steps."""
         with self._waiting(caller, name):
             async with self._turn(name):
                 self._loaded.pop(name, None)
                 self._registry.pardon(name)
+                steps = self._steps_of(name) if dependents else set()
                 for served in self._registry.serving(name):
                     self._withdraw(served)
+                self._recheck(name)
+        for step in sorted(steps - self._steps_of()):
+            await self.unload(step, caller, dependents)
 
     def _turn(self, name: str) -> asyncio.Lock:
         return self._locks.setdefault(name, asyncio.Lock())
@@ -307,6 +322,8 @@ class Lifecycle:
         for plan in needed:
             if str(plan.spec.version) not in serving:
                 self._registry.mark(name, str(plan.spec.version), State.LOADING)
+        if plans[0].backend is None:
+            await self._load_steps(name, plans)
         for change in await self._prepare(name, needed, upload, serving):
             change.apply()
         wanted = {str(plan.spec.version) for plan in plans}
@@ -318,6 +335,59 @@ class Lifecycle:
             # Otherwise it is not as on disk, so that the next load without an override has work.
             self._loaded[name] = seen
         self._registry.fail(name, "")
+        self._recheck(name)
+
+    # -- ensembles
+
+    async def _load_steps(self, name: str, plans: Sequence[_Plan]) -> None:
+        """Load what an ensemble needs and does not find. Raises INVALID_ARG if that fails."""
+        wanted = {step.model for plan in plans for step in plan.config.ensemble_steps()}
+        missing = sorted(step for step in wanted if not self._registry.serving(step))
+        results = await asyncio.gather(
+            *(self._load_step(name, step) for step in missing), return_exceptions=True
+        )
+        reasons = [
+            f"step model '{step}' is not loaded: {result}"
+            for step, result in zip(missing, results, strict=True)
+            if isinstance(result, BaseException)
+        ]
+        if reasons:
+            raise invalid("; ".join(reasons))
+
+    async def _load_step(self, name: str, step: str) -> None:
+        with self._behind(name, step):
+            await self.load(step)
+
+    def _look(self, model: str, version: str) -> StepModel | None:
+        try:
+            served = self._registry.find(model, version)
+        except NaiadError:
+            return None
+        return ensembles.step_model(served.spec, served.sequences is not None)
+
+    def _steps_of(self, name: str = "") -> set[str]:
+        """The models of the steps of an ensemble that serves, or of all of them."""
+        return {
+            step.model
+            for served in self._registry.ensembles()
+            if served.graph is not None and name in ("", served.name)
+            for step in served.graph.ensemble.steps
+        }
+
+    def _recheck(self, name: str) -> None:
+        """A model is another than before: so are the ensembles that have it in a step, or they
+        cannot serve any more."""
+        for served in self._registry.ensembles():
+            if served.name == name or name not in self._steps_of(served.name):
+                continue
+            try:
+                served.regraph(ensembles.graph(served.config, served.spec, self._look))
+            except NaiadError as error:
+                logger.error("ensemble %r cannot go on: %s", served.name, error)
+                self._loaded.pop(served.name, None)
+                self._withdraw(served, f"model '{name}' has changed: {error}")
+            # Whatever has this ensemble in a step depends on the model, too.
+            self._recheck(served.name)
 
     def _plan(
         self, name: str, override: Override | None, upload: Upload | None
@@ -341,9 +411,18 @@ class Lifecycle:
                 " --cache-config",
                 name,
             )
+        if config.is_ensemble:
+            return seen, [self._ensemble(config, folder, seen, v) for v in versions]
         backend = self._backends.get(config.backend)
         plans = [self._complete(config, backend, folder, seen, v) for v in versions]
         return seen, plans
+
+    def _ensemble(
+        self, config: ModelConfig, folder: ModelFolder, seen: Fingerprint, version: int
+    ) -> _Plan:
+        config = config.with_defaults((), 0)
+        config.validate()
+        return _Plan(None, config, config.spec(version, folder), seen.model(str(version)))
 
     def _complete(
         self,
@@ -434,6 +513,9 @@ class Lifecycle:
 
     async def _load_version(self, plan: _Plan, upload: Upload | None) -> _Change:
         gate, options = None, self._options
+        if plan.backend is None:
+            loaded = ensembles.load(plan.config, plan.spec, self._look, upload, options.cache)
+            return self._served(plan, loaded, None)
         if self._limiter is not None:
             with _placing(plan.config):
                 gate = Gate(self._limiter, plan.config.instances())
@@ -446,9 +528,14 @@ class Lifecycle:
             if gate is not None:
                 gate.close()
             raise
+        return self._served(plan, loaded, gate)
+
+    def _served(self, plan: _Plan, loaded: LoadedModel, gate: Gate | None) -> _Change:
+        options = self._options
 
         def apply() -> None:
-            served = ServedModel(loaded, options.latencies, gate, options.readiness)
+            find = self._registry.route
+            served = ServedModel(loaded, options.latencies, gate, options.readiness, find)
             self._files[served] = plan.files
             self._publish(served)
 
@@ -465,14 +552,14 @@ class Lifecycle:
         if old is not None:
             self._retire(old, lambda: None)
 
-    def _withdraw(self, served: ServedModel) -> None:
+    def _withdraw(self, served: ServedModel, reason: str = UNLOADED) -> None:
         name, version = served.name, served.version
         self._registry.mark(name, version, State.UNLOADING)
 
         def gone() -> None:
             # A new load may have put the version back into service meanwhile.
             if self._registry.state(name, version) is State.UNLOADING:
-                self._registry.mark(name, version, State.UNAVAILABLE, UNLOADED)
+                self._registry.mark(name, version, State.UNAVAILABLE, reason)
                 logger.info("model '%s' version %s is unloaded", name, version)
 
         self._retire(served, gone)

@@ -26,6 +26,7 @@ from naiad_backends.api import (
     Tensor,
 )
 from naiad_backends.errors import NaiadError, unsupported
+from naiad_ensembles.graph import Graph
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +37,7 @@ class LoadedModel:
     initial_states: what the states of a sequence begin with.
     seconds: how long the model and its instances took, warm-up included.
     upload: the folder that it was loaded from, if that came with the request.
+    graph: of an ensemble, which has no framework objects; None for another model.
     cache: where its answers are kept, under keys that begin with `identity`; None for nowhere.
     """
 
@@ -47,6 +49,7 @@ class LoadedModel:
     initial_states: Mapping[str, Tensor]
     seconds: float = 0.0
     upload: Upload | None = None
+    graph: Graph | None = None
     cache: Store | None = None
     identity: bytes = b""
 

@@ -17,6 +17,7 @@ from naiad.core.scheduling.cached import Cached
 from naiad.core.scheduling.decoupled import Decoupled
 from naiad.core.scheduling.direct import Direct
 from naiad.core.scheduling.dynamic import Dynamic
+from naiad.core.scheduling.ensemble import Ensembled, Find
 from naiad.core.scheduling.feed import Feed
 from naiad.core.scheduling.gate import Gate
 from naiad.core.scheduling.limiter import Seat
@@ -35,6 +36,7 @@ from naiad_backends.api import (
     Tensor,
 )
 from naiad_backends.errors import internal
+from naiad_ensembles.graph import Graph
 
 _QUICK = 16_384
 """Elements that are classified on the event loop: about a millisecond."""
@@ -64,6 +66,12 @@ def _scheduler(
     return Dynamic(name, loaded.instances, stats, batching, largest, key, patience, gate)
 
 
+def _ensembled(loaded: LoadedModel, stats: ModelStatistics, find: Find | None) -> Ensembled | None:
+    if loaded.graph is None or find is None:
+        return None
+    return Ensembled(loaded.graph, find, stats)
+
+
 class ServedModel:
     """A version that takes requests. Made and used on the event loop."""
 
@@ -73,10 +81,12 @@ class ServedModel:
         latencies: LatencyOptions = DEFAULT_LATENCIES,
         gate: Gate | None = None,
         readiness: ModelReadiness = ModelReadiness.ALL,
+        find: Find | None = None,
     ) -> None:
         """latencies: which of them are kept for metrics.
         gate: the instances' places at the rate limiter, if there is one.
-        readiness: how many instances have to be fine for it to count as ready."""
+        readiness: how many instances have to be fine for it to count as ready.
+        find: the models of an ensemble's steps."""
         self.name = loaded.spec.name
         self.version = str(loaded.spec.version)
         self.config = loaded.config
@@ -91,13 +101,16 @@ class ServedModel:
         self._padding = Padding(loaded.spec, buckets) if buckets else None
         self.gate = gate
         """The instances' places at the rate limiter, if there is one."""
-        scheduler = _scheduler(loaded, self.stats, gate)
+        self._ensembled = _ensembled(loaded, self.stats, find)
+        scheduler = self._ensembled or _scheduler(loaded, self.stats, gate)
         self._scheduler: Scheduler = scheduler
         if loaded.cache is not None:
             self._scheduler = Cached(scheduler, loaded.cache, loaded.identity, self.stats)
         self.sequences = scheduler if isinstance(scheduler, Sequenced) else None
         """Its sequences; None if its requests do not belong together."""
-        self._resizable = None if isinstance(scheduler, Sequenced) else scheduler
+        self._resizable = None if isinstance(scheduler, Sequenced | Ensembled) else scheduler
+        self._holders = 0
+        self._released = asyncio.Event()
         title = f"model '{self.name}' version {self.version}"
         self.readiness = Readiness(title, readiness, _names(loaded))
         self._parting: set[asyncio.Task[None]] = set()
@@ -105,7 +118,29 @@ class ServedModel:
     def exchange(self, config: ModelConfig, spec: ModelSpec) -> Exchange | None:
         """How to come to the instances of this configuration while it serves; None if the version
         has to be loaded anew. One with sequences has: they go on where they began."""
-        return None if self.sequences else exchange(self._loaded, config, spec)
+        if self.sequences or self._ensembled:
+            return None
+        return exchange(self._loaded, config, spec)
+
+    @property
+    def graph(self) -> Graph | None:
+        """Of an ensemble; None for another model."""
+        return None if self._ensembled is None else self._ensembled.graph
+
+    def regraph(self, graph: Graph) -> None:
+        """Go on with the models that an ensemble's steps have now."""
+        if self._ensembled is not None:
+            self._ensembled.graph = graph
+
+    def hold(self) -> None:
+        """Somebody may send requests until `release`, even if it is to be retired meanwhile."""
+        self._holders += 1
+
+    def release(self) -> None:
+        """The end of a `hold`."""
+        self._holders -= 1
+        if not self._holders:
+            self._released.set()
 
     def make(self, change: Exchange) -> list[Instance]:
         """`Exchange.make`, for this version."""
@@ -200,7 +235,8 @@ class ServedModel:
         """Raises the response's error; else signs it."""
         if response.error is not None:
             raise response.error
-        if request.outputs and len(response.outputs) != len(request.outputs):
+        missing = len(response.outputs) != len(request.outputs)
+        if request.outputs and missing and self._ensembled is None:
             raise self._wrong_outputs(request, response)
         response.model_name = self.name
         response.model_version = self.version
@@ -243,6 +279,9 @@ class ServedModel:
         """Wait for requests that are still running and sequences that go on, then end the threads.
         The framework's objects are closed by `close`, off the event loop."""
         self.readiness.end()
+        while self._holders:
+            self._released.clear()
+            await self._released.wait()
         await self._scheduler.drained()
         await self._scheduler.stop()
         await self.readiness.unasked(self._loaded.instances)

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from naiad.core.model import ServedModel
+from naiad_backends.api import Request
 from naiad_backends.errors import NaiadError, invalid, not_found, unavailable
 
 
@@ -111,6 +112,22 @@ class Registry:
             ):
                 return model
         return self.find(name, version)
+
+    def route(self, request: Request) -> ServedModel:
+        """The version that serves a request now. Raises as `find`."""
+        name, version, id = request.model_name, request.model_version, request.correlation_id
+        if id:
+            return self.find_for(name, version, id, request.sequence_start)
+        return self.find(name, version)
+
+    def ensembles(self) -> list[ServedModel]:
+        """The ensembles that serve now."""
+        return [
+            entry.model
+            for record in self._models.values()
+            for entry in record.versions.values()
+            if entry.model is not None and entry.model.graph is not None
+        ]
 
     def find_any(self, name: str, version: str = "") -> ServedModel:
         """The same as `find`, but also a version that is kept for its sequences only."""

@@ -56,7 +56,7 @@ class ServerServices(Services):
         await self._dataplane.load(name, parameters, caller)
 
     async def unload_model(self, caller: str, name: str, unload_dependents: bool) -> None:
-        await self._dataplane.unload(name, caller)
+        await self._dataplane.unload(name, caller, unload_dependents)
 
     async def model_ready(self, name: str, version: str) -> bool:
         try:

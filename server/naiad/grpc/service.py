@@ -250,8 +250,8 @@ class InferenceService:
         self, message: pb.RepositoryModelUnloadRequest
     ) -> pb.RepositoryModelUnloadResponse:
         _refuse_repository(message.repository_name)
-        _check_unload(message.parameters)
-        await self._data_plane.unload(message.model_name)
+        dependents = _dependents(message.parameters)
+        await self._data_plane.unload(message.model_name, dependents=dependents)
         return pb.RepositoryModelUnloadResponse()
 
 
@@ -270,13 +270,17 @@ def _value(parameter: pb.ModelRepositoryParameter) -> object:
     return None if kind is None else getattr(parameter, kind)
 
 
-def _check_unload(parameters: Mapping[str, pb.ModelRepositoryParameter]) -> None:
-    """Clients always send `unload_dependents`; no model depends on another one here."""
+def _dependents(parameters: Mapping[str, pb.ModelRepositoryParameter]) -> bool:
+    """Whether an unload is of the models of an ensemble's steps, too."""
+    dependents = False
     for name, parameter in parameters.items():
         if name != "unload_dependents":
             raise invalid("unknown parameter", field=field_of(name), hint="use unload_dependents")
-        if not isinstance(_value(parameter), bool):
+        value = _value(parameter)
+        if not isinstance(value, bool):
             raise invalid("must be true or false", field=field_of(name))
+        dependents = value
+    return dependents
 
 
 def _answer(

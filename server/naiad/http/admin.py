@@ -157,15 +157,17 @@ def _from_base64(name: str, text: str) -> bytes:
 
 
 async def unload(dataplane: DataPlane, repository: str, model: str, options: Any) -> None:
-    """`POST /v2/repository/models/M/unload`. No model depends on another one yet, so that
-    `unload_dependents` changes nothing."""
+    """`POST /v2/repository/models/M/unload`; with `unload_dependents` also the models of an
+    ensemble's steps."""
     _no_repository(repository)
+    dependents = False
     for name, value in _parameters(options).items():
         if name != "unload_dependents":
             raise invalid("unknown parameter", field=field_of(name), hint="use unload_dependents")
         if not isinstance(value, bool):
             raise invalid(f"must be true or false, not {show(value)}", field=field_of(name))
-    await dataplane.unload(model)
+        dependents = value
+    await dataplane.unload(model, dependents=dependents)
 
 
 def _no_repository(repository: str) -> None:

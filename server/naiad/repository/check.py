@@ -152,7 +152,7 @@ def _completed(
     if refused is not None:
         _add(report, folder, refused)
         return config
-    if backends is None:
+    if backends is None or config.is_ensemble:
         return config
     try:
         backend = backends.get(config.backend)

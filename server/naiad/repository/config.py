@@ -165,6 +165,15 @@ class ModelConfig:
     def has_sequence_batching(self) -> bool:
         return self._message.HasField("sequence_batching")
 
+    def ensemble_steps(self) -> tuple[scheduling.EnsembleStep, ...]:
+        """The steps of an ensemble, in the order of the file."""
+        return scheduling.ensemble_steps(self._message)
+
+    @property
+    def max_inflight_requests(self) -> int:
+        """Unfinished requests that a step of an ensemble may have; 0 for any number."""
+        return self._message.ensemble_scheduling.max_inflight_requests
+
     @property
     def is_ensemble(self) -> bool:
         return self._message.HasField("ensemble_scheduling") or self.platform == completion.ENSEMBLE

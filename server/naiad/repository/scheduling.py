@@ -249,3 +249,27 @@ def _policy(policy: pb.ModelQueuePolicy) -> QueuePolicy:
         policy.timeout_action == pb.ModelQueuePolicy.DELAY,
         policy.allow_timeout_override,
     )
+
+
+@dataclass(frozen=True, slots=True)
+class EnsembleStep:
+    """A model in an ensemble.
+
+    version: 0 or -1 for the latest that is loaded.
+    inputs, outputs: the ensemble's name of a tensor by the model's.
+    """
+
+    model: str
+    version: int
+    inputs: Mapping[str, str]
+    outputs: Mapping[str, str]
+
+
+def ensemble_steps(message: pb.ModelConfig) -> tuple[EnsembleStep, ...]:
+    """The steps of an ensemble, in order; none for another model."""
+    return tuple(
+        EnsembleStep(
+            step.model_name, step.model_version, dict(step.input_map), dict(step.output_map)
+        )
+        for step in message.ensemble_scheduling.step
+    )

@@ -12,7 +12,6 @@ from naiad.repository.mistakes import Mistake, item, member
 from naiad_proto import model_config_pb2 as pb
 
 _REFUSED = {
-    "ensemble_scheduling": "ensembles are not available yet",
     "model_repository_agents.agents": "repository agents are not available yet",
 }
 

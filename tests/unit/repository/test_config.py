@@ -464,9 +464,9 @@ def test_refused_and_ignored(read: Read) -> None:
     assert config.refused() is None
     assert [text.split(":")[0] for text in config.ignored()] == ["runtime"]
     assert read("\nruntime: 'model.py'").ignored() == []
-    ensemble = read("\nensemble_scheduling { }").refused()
-    assert ensemble is not None
-    assert (ensemble.code, ensemble.field) == (Code.UNSUPPORTED, "config.pbtxt:2")
+    agents = read("\nmodel_repository_agents { agents { name: \"x\" } }").refused()
+    assert agents is not None
+    assert (agents.code, agents.field) == (Code.UNSUPPORTED, "config.pbtxt:2")
 
 
 def test_what_was_completed_is_not_reported_as_ignored(read: Read) -> None:

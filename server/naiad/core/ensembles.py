@@ -1,0 +1,85 @@
+"""Ensembles as models: from a configuration and the models that are loaded to a checked graph.
+
+Knows no requests: `scheduling.ensemble` runs them.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from naiad.core.cache.keys import own_identity
+from naiad.core.cache.store import Store
+from naiad.core.loading import LoadedModel
+from naiad.repository.config import ModelConfig
+from naiad.repository.mistakes import Mistake
+from naiad.repository.override import Upload
+from naiad_backends.api import Instance, Model, ModelSpec, Placement
+from naiad_backends.errors import internal
+from naiad_ensembles.checks import build
+from naiad_ensembles.graph import Graph
+from naiad_ensembles.steps import Ensemble, Step, StepModel
+
+Look = Callable[[str, str], StepModel | None]
+"""What is known of a loaded model, by name and version; None if it is not loaded."""
+
+
+class Pipeline(Model):
+    """What stands in the place of a framework's object: an ensemble has none, and no instances."""
+
+    def instance(self, placement: Placement) -> Instance:
+        raise internal("an ensemble has no instances")
+
+    def close(self) -> None:
+        """Nothing to give back."""
+
+
+def graph(config: ModelConfig, spec: ModelSpec, look: Look) -> Graph:
+    """The graph of an ensemble over the models that are loaded now.
+
+    Raises INVALID_ARG with all that is wrong, each with its line.
+    """
+    steps = tuple(
+        Step(
+            step.model,
+            "" if step.version <= 0 else str(step.version),
+            dict(step.inputs),
+            dict(step.outputs),
+        )
+        for step in config.ensemble_steps()
+    )
+    most = config.max_inflight_requests
+    ensemble = Ensemble(
+        spec.name, spec.max_batch_size, spec.inputs, spec.outputs, steps, max_inflight=most
+    )
+    built, problems = build(ensemble, look)
+    if problems:
+        raise config.source.error(
+            [Mistake(problem.path, problem.message, problem.hint) for problem in problems]
+        )
+    return built
+
+
+def load(
+    config: ModelConfig, spec: ModelSpec, look: Look, upload: Upload | None, cache: Store | None
+) -> LoadedModel:
+    """An ensemble as the loader of other models gives one. Raises as `graph`."""
+    built = graph(config, spec, look)
+    spec = replace(spec, decoupled=built.decoupled)
+    labels = config.labels(spec.path.parent)
+    caches = cache is not None and config.caches_responses
+    return LoadedModel(
+        config,
+        spec,
+        Pipeline(),
+        (),
+        labels,
+        {},
+        upload=None if upload is None else upload.hold(),
+        graph=built,
+        cache=cache if caches else None,
+        identity=own_identity() if caches else b"",
+    )
+
+
+def step_model(spec: ModelSpec, stateful: bool) -> StepModel:
+    """What an ensemble has to know of a loaded model."""
+    return StepModel(spec.inputs, spec.outputs, spec.max_batch_size, spec.decoupled, stateful)
