@@ -75,10 +75,10 @@ sequence_batching { }
 
 
 def test_what_is_not_done_yet(tmp_path: Path, make_model: MakeModel) -> None:
-    make_model("m", {"config.pbtxt": GOOD + "ensemble_scheduling { }", "1/x": ""})
+    make_model("m", {"config.pbtxt": GOOD + "model_repository_agents { agents { name: 'x' } }", "1/x": ""})
     make_model("n", {"config.pbtxt": GOOD + "runtime: 'r'", "1/x": ""})
-    ensemble, runtime = check([tmp_path], None)
-    assert "config.pbtxt:4: ensemble_scheduling" in mistakes(ensemble)
+    agents, runtime = check([tmp_path], None)
+    assert "config.pbtxt:4: model_repository_agents.agents" in mistakes(agents)
     assert runtime.mistakes == []
     assert [(w.line, w.path) for w in runtime.warnings] == [(4, "runtime")]
     assert "warning: " in render([runtime])
