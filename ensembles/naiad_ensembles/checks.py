@@ -128,6 +128,13 @@ def _retries(graph: Graph) -> Iterator[Problem]:
             )
 
 
+def _conditions(graph: Graph) -> Iterator[Problem]:
+    for node in graph.nodes:
+        for fault in node.condition.faults if node.condition else ():
+            path = step_path(node.index, "when")
+            yield Problem(path, f"{fault.message}, in column {fault.column}", fault.hint)
+
+
 # -- fallbacks
 
 
@@ -228,7 +235,7 @@ def _outputs(graph: Graph) -> Iterator[Problem]:
 
 
 def _cycles(graph: Graph) -> Iterator[Problem]:
-    stuck = {node.index: _before(graph, node) for node in graph.nodes}
+    stuck = {node.index: graph.writers(node.index) for node in graph.nodes}
     for index in graph.order:
         del stuck[index]
     # What is stuck only because it lies behind a cycle is none of it.
@@ -245,12 +252,6 @@ def _cycles(graph: Graph) -> Iterator[Problem]:
             gone = {index for index, before in stuck.items() if not before & stuck.keys()}
 
 
-def _before(graph: Graph, node: Node) -> set[int]:
-    """The steps whose tensors a step reads."""
-    sources = (graph.sources.get(tensor) for tensor, _ in node.needs)
-    return {source.step for source in sources if source and source.step is not None}
-
-
 def _loop(stuck: Mapping[int, set[int]]) -> list[int]:
     """A cycle in a graph in which everything has something before it, in the order of the data."""
     trail = [min(stuck)]
@@ -264,16 +265,24 @@ def _loop(stuck: Mapping[int, set[int]]) -> list[int]:
 def _iterations(graph: Graph) -> Iterator[Problem]:
     """A step reads tensors of one line of decoupled steps."""
     for node in (graph.nodes[index] for index in graph.order):
-        longest = node.origin
-        for name, tensor in node.step.inputs.items():
+        for tensor, _ in node.needs:
             source = graph.sources.get(tensor)
-            if source is not None and not is_prefix(source.origin, longest):
+            if source is not None and not is_prefix(source.origin, node.origin):
+                one, other = source.origin[-1], node.origin[-1]
                 yield Problem(
-                    step_path(node.index, "input_map", name),
-                    f"'{tensor}' comes from decoupled step[{source.origin[-1]}], other inputs from"
-                    f" decoupled step[{longest[-1]}], and their responses do not belong together",
+                    _reading(node, tensor),
+                    f"'{tensor}' comes from decoupled step[{one}], other tensors from decoupled"
+                    f" step[{other}], and their responses do not belong together",
                     "use an input of the ensemble or of one line of decoupled steps",
                 )
+
+
+def _reading(node: Node, tensor: str) -> str:
+    """The field by which a step reads a tensor."""
+    for name, other in node.step.inputs.items():
+        if other == tensor:
+            return step_path(node.index, "input_map", name)
+    return step_path(node.index, "when")
 
 
 # -- types, shapes and batches
@@ -336,6 +345,7 @@ _RULES = (
     _maps,
     _names,
     _retries,
+    _conditions,
     _fallbacks,
     _written,
     _read,

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 from naiad_backends.api import TensorSpec
+from naiad_ensembles.conditions import Condition
 from naiad_ensembles.steps import Ensemble, Step, StepModel
 
 Resolver = Callable[[str, str], StepModel | None]
@@ -43,6 +44,7 @@ class Feed:
 
     name: what the model calls it.  tensor: what the ensemble calls it.
     spec: how the model describes it; None if that is unknown.
+    required: the model cannot do without it.
     converts: one side has a batch dimension and the other one has not, see
         `naiad_ensembles.batching.passed_on`.
     """
@@ -50,12 +52,8 @@ class Feed:
     name: str
     tensor: str
     spec: TensorSpec | None
+    required: bool
     converts: bool
-
-    @property
-    def required(self) -> bool:
-        """The model cannot do without it."""
-        return self.spec is not None and not self.spec.optional
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,26 +61,24 @@ class Node:
     """A step in its place.
 
     model: what is known of its model; an empty one if the model is unknown.
-    feeds: what goes into the model.  gives: ensemble tensor by the model's name of it.
+    condition: what `when` says; None runs it always.
+    feeds: what goes into the model.
+    gives: what comes of it: ensemble tensor by the model's name of it.
     needs: ensemble tensors that must be there, or be null, before it starts, with the depths of
         their origins.
     origin: that of its runs: there is one for each of the deepest tensor that it needs.
+    depth: the length of the origin.
     """
 
     index: int
     step: Step
     model: StepModel
+    condition: Condition | None
     feeds: tuple[Feed, ...]
+    gives: Mapping[str, str]
     needs: tuple[tuple[str, int], ...]
     origin: Origin
-
-    @property
-    def gives(self) -> Mapping[str, str]:
-        return self.step.outputs
-
-    @property
-    def depth(self) -> int:
-        return len(self.origin)
+    depth: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +104,6 @@ class Plan:
         end or by steps of deeper origins. What is not in it is of no use.
     """
 
-    outputs: tuple[str, ...]
     steps: frozenset[int]
     first: tuple[Node, ...]
     behind: Mapping[int, tuple[Node, ...]]
@@ -138,6 +133,10 @@ class Graph:
         self._plans: dict[tuple[str, ...], Plan] = {}
         models = [self._resolved(index, step, resolve) for index, step in enumerate(ensemble.steps)]
         self.sources = self._unplaced(models)
+        self._conditions = [
+            Condition(step.when, self.sources.keys()) if step.when else None
+            for step in ensemble.steps
+        ]
         self.order = tuple(self._ordered())
         origins: dict[int, Origin] = {}
         for index in self.order:
@@ -164,6 +163,11 @@ class Graph:
             if node.step.when or None in node.step.fallback or required & skipped:
                 skipped.update(node.gives.values())
         return frozenset(names | skipped)
+
+    def writers(self, index: int) -> set[int]:
+        """The steps whose tensors a step reads."""
+        sources = (self.sources.get(tensor) for tensor in self._needs(index))
+        return {source.step for source in sources if source and source.step is not None}
 
     def readers(self, index: int) -> tuple[int, ...]:
         """The steps that read what a step gives."""
@@ -207,8 +211,7 @@ class Graph:
         return sources
 
     def _ordered(self) -> list[int]:
-        steps = self.ensemble.steps
-        waits = {index: self._writers(step) for index, step in enumerate(steps)}
+        waits = {index: self.writers(index) for index in range(len(self.ensemble.steps))}
         order: list[int] = []
         while ready := [index for index, writers in waits.items() if not writers & waits.keys()]:
             order += ready
@@ -216,37 +219,52 @@ class Graph:
                 del waits[index]
         return order
 
-    def _writers(self, step: Step) -> set[int]:
-        sources = (self.sources.get(tensor) for tensor in _needs(step))
-        return {source.step for source in sources if source and source.step is not None}
+    def _needs(self, index: int) -> tuple[str, ...]:
+        """The tensors that a step reads, each once."""
+        condition = self._conditions[index]
+        read = condition.tensors if condition else ()
+        return tuple(dict.fromkeys((*self.ensemble.steps[index].inputs.values(), *read)))
 
     def _place(self, index: int, model: StepModel) -> Origin:
         """Give the tensors that a step writes their origin; what that of the step is."""
-        step = self.ensemble.steps[index]
-        needs = [self.sources[tensor] for tensor in _needs(step) if tensor in self.sources]
-        origin = max((source.origin for source in needs), key=len, default=())
-        for tensor in step.outputs.values():
+        needs = (self._origin(tensor) for tensor in self._needs(index))
+        origin = max(needs, key=len, default=())
+        for tensor in self.ensemble.steps[index].outputs.values():
             source = self.sources[tensor]
             if source.step == index:
                 behind = (*origin, index) if model.decoupled else origin
                 self.sources[tensor] = replace(source, origin=behind)
         return origin
 
+    def _origin(self, tensor: str) -> Origin:
+        source = self.sources.get(tensor)
+        return source.origin if source else ()
+
     def _node(self, index: int, model: StepModel, origin: Origin) -> Node:
         step = self.ensemble.steps[index]
-        specs = {spec.name: spec for spec in model.inputs}
-        feeds = []
-        for name, tensor in step.inputs.items():
-            source = self.sources.get(tensor)
-            batching = source is not None and source.batching
-            converts = batching != (model.max_batch_size > 0)
-            feeds.append(Feed(name, tensor, specs.get(name), converts))
-        needs = tuple((tensor, self._depth(tensor)) for tensor in _needs(step))
-        return Node(index, step, model, tuple(feeds), needs, origin)
+        return Node(
+            index=index,
+            step=step,
+            model=model,
+            condition=self._conditions[index],
+            feeds=tuple(self._feed(name, tensor, model) for name, tensor in step.inputs.items()),
+            gives=step.outputs,
+            needs=tuple((tensor, len(self._origin(tensor))) for tensor in self._needs(index)),
+            origin=origin,
+            depth=len(origin),
+        )
 
-    def _depth(self, tensor: str) -> int:
+    def _feed(self, name: str, tensor: str, model: StepModel) -> Feed:
+        spec = next((spec for spec in model.inputs if spec.name == name), None)
         source = self.sources.get(tensor)
-        return len(source.origin) if source else 0
+        batching = source is not None and source.batching
+        return Feed(
+            name=name,
+            tensor=tensor,
+            spec=spec,
+            required=spec is not None and not spec.optional,
+            converts=batching != (model.max_batch_size > 0),
+        )
 
     # -- planning
 
@@ -257,9 +275,8 @@ class Graph:
         for node in nodes:
             at[node.origin] = at.get(node.origin, frozenset()) | {node.index}
         return Plan(
-            outputs=outputs,
             steps=frozenset(steps),
-            first=tuple(n for n in nodes if not self._writers(n.step)),
+            first=tuple(n for n in nodes if not self.writers(n.index)),
             behind={
                 node.index: tuple(n for n in nodes if n.index in self.readers(node.index))
                 for node in nodes
@@ -292,14 +309,14 @@ class Graph:
 
     def _replies(self, outputs: tuple[str, ...]) -> tuple[Reply, ...]:
         """Outputs of one origin, and of those that it lies behind, come together."""
-        origins = list(dict.fromkeys(self.sources[name].origin for name in outputs))
+        origins = list(dict.fromkeys(self._origin(name) for name in outputs))
         return tuple(
             Reply(
                 origin,
                 tuple(
-                    (name, self._depth(name))
+                    (name, len(self._origin(name)))
                     for name in outputs
-                    if is_prefix(self.sources[name].origin, origin)
+                    if is_prefix(self._origin(name), origin)
                 ),
             )
             for origin in origins
@@ -310,7 +327,3 @@ class Graph:
 def is_prefix(origin: Origin, other: Origin) -> bool:
     """Whether an iteration of `other` lies in just one of `origin`."""
     return other[: len(origin)] == origin
-
-
-def _needs(step: Step) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(step.inputs.values()))

@@ -133,6 +133,8 @@ class Walk(Generic[T]):
         self.error: NaiadError | None = None
         self.running: set[Run[T]] = set()
         self._ready: list[Run[T]] = []
+        # Whether any step has been skipped yet.
+        self._skips = False
         self._responses: list[dict[str, T]] = []
         # Iterations in which some step has not started, by their origin.
         self._open: dict[Origin, dict[_Iteration[T], None]] = {}
@@ -210,7 +212,7 @@ class Walk(Generic[T]):
             if found is None:
                 continue
             self._started(node, place)
-            if any(feed.required and found[feed.tensor] is _Null.SKIPPED for feed in node.feeds):
+            if self._skips and _lacks(node, found):
                 agenda += self._skip(node, place)
             else:
                 self._ready.append(_run(node, place, found))
@@ -249,11 +251,12 @@ class Walk(Generic[T]):
             if reader.depth == where.depth:
                 yield reader, where
             else:
+                # Those that lie elsewhere lack what they lacked before.
                 for deeper in list(self._open.get(reader.origin, ())):
-                    if deeper.at(where.depth) is where:
-                        yield reader, deeper
+                    yield reader, deeper
 
     def _skip(self, node: Node, place: _Iteration[T]) -> Iterator[_Try[T]]:
+        self._skips = True
         return self._give(node, place, {}, _Null.SKIPPED)
 
     def _opened(self, node: Node, place: _Iteration[T]) -> _Iteration[T]:
@@ -301,13 +304,22 @@ class Walk(Generic[T]):
                     self._responses.append(response)
 
 
+def _lacks(node: Node, found: Mapping[str, T | _Null]) -> bool:
+    """Whether the model cannot do without something that a skipped step did not make."""
+    return any(feed.required and found[feed.tensor] is _Null.SKIPPED for feed in node.feeds)
+
+
 def _run(node: Node, place: _Iteration[T], found: Mapping[str, T | _Null]) -> Run[T]:
     inputs: dict[str, T] = {}
     for feed in node.feeds:
         tensor = found[feed.tensor]
         if not isinstance(tensor, _Null):
             inputs[feed.name] = tensor
-    return Run(node, place, inputs)
+    run = Run(node, place, inputs)
+    if node.condition is not None:
+        read = ((tensor, found[tensor]) for tensor in node.condition.tensors)
+        run.reads = {name: tensor for name, tensor in read if not isinstance(tensor, _Null)}
+    return run
 
 
 def _response(reply: Reply, place: _Iteration[T]) -> dict[str, T] | None:

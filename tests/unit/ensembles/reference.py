@@ -42,6 +42,9 @@ def cases(draw: st.DrawFn, failing: bool = False) -> Case:
         for tensor in draw(st.lists(st.sampled_from(sorted(origins)), min_size=1, unique=True)):
             if all(related(origins[tensor], origins[other]) for other in needs):
                 needs.append(tensor)
+        when = ""
+        if len(needs) > 1 and draw(st.integers(0, 3)) == 0:
+            when = f"given({needs.pop()})"
         needs = needs[:3]
         optional = [draw(st.booleans()) for _ in needs]
         outputs = [f"t{index}{letter}" for letter in "ab"[: draw(st.integers(1, 2))]]
@@ -55,6 +58,7 @@ def cases(draw: st.DrawFn, failing: bool = False) -> Case:
                 f"m{index}",
                 inputs={f"x{n}": tensor for n, tensor in enumerate(needs)},
                 outputs={f"y{n}": tensor for n, tensor in enumerate(outputs)},
+                when=when,
                 retries=draw(st.integers(0, 2)) if failing else 0,
                 fallback=fallback,
             )
@@ -65,11 +69,11 @@ def cases(draw: st.DrawFn, failing: bool = False) -> Case:
             decoupled=decoupled,
         )
         models |= {name: model for name in (f"m{index}", *filter(None, fallback))}
-        origin = max((origins[tensor] for tensor in needs), key=len)
+        origin = max((origins[tensor] for tensor in (*needs, *reads(steps[-1]))), key=len)
         for tensor in outputs:
             origins[tensor] = (*origin, index) if decoupled else origin
     written = [tensor for step in steps for tensor in step.outputs.values()]
-    read = {tensor for step in steps for tensor in step.inputs.values()}
+    read = {tensor for step in steps for tensor in (*step.inputs.values(), *reads(step))}
     wanted = [name for name in written if name not in read or draw(st.booleans())]
     used = [name for name in inputs if name.rstrip("?") in read]
     given = [n.rstrip("?") for n in used if not n.endswith("?") or draw(st.booleans())]
@@ -114,10 +118,14 @@ def behaviour(case: Case, index: int, name: str, attempt: int, inputs: Mapping[s
     )
 
 
-def condition(case: Case, index: int, inputs: Mapping[str, str]) -> bool:
-    """Whether a step's condition holds; it always does for those that have none."""
-    chance = Random(f"{case.seed} {index} {sorted(inputs.items())}")
-    return not case.ensemble.steps[index].when or chance.random() < 0.6
+def reads(step: Step) -> list[str]:
+    """The tensor in a step's condition, `given(tensor)`, if it has one."""
+    return [step.when[6:-1]] if step.when else []
+
+
+def condition(case: Case, index: int, read: Mapping[str, str]) -> bool:
+    """Whether a step's condition holds, which here is left to chance."""
+    return Random(f"{case.seed} {index} {sorted(read.items())}").random() < 0.6
 
 
 @dataclass
@@ -143,7 +151,7 @@ def interpret(case: Case) -> Course:
     needed = _needed(case)
     for index, step in enumerate(case.ensemble.steps):
         model = case.models[step.model]
-        needs = list(step.inputs.values())
+        needs = [*step.inputs.values(), *reads(step)]
         deepest = max(needs, key=lambda tensor: len(origins[tensor]))
         origin = origins[deepest]
         for tensor in step.outputs.values():
@@ -155,6 +163,7 @@ def interpret(case: Case) -> Course:
             at = {tensor: path[: len(origins[tensor])] for tensor in needs}
             if all(at[tensor] in tables[tensor] for tensor in needs):
                 values = {name: tables[t][at[t]] for name, t in step.inputs.items()}
+                values |= {tensor: tables[tensor][at[tensor]] for tensor in reads(step)}
                 for response, null, place in _responses(case, course, index, path, values):
                     for name, tensor in step.outputs.items():
                         tables[tensor][place] = response.get(name, null)
@@ -169,7 +178,7 @@ def _needed(case: Case) -> set[int]:
         step = case.ensemble.steps[index]
         if wanted & set(step.outputs.values()):
             needed.add(index)
-            wanted |= set(step.inputs.values())
+            wanted |= {*step.inputs.values(), *reads(step)}
     return needed
 
 
@@ -179,13 +188,15 @@ def _responses(
     """What a step gives in an iteration: outputs, what the others are, and their iteration."""
     step = case.ensemble.steps[index]
     model = case.models[step.model]
-    inputs = {name: v for name, v in values.items() if v not in (MISSING, SKIPPED)}
+    there = {name: v for name, v in values.items() if v not in (MISSING, SKIPPED)}
+    inputs = {name: there[name] for name in step.inputs if name in there}
+    read = {name: there[name] for name in reads(step) if name in there}
     required = [spec.name for spec in model.inputs if not spec.optional]
     skipped: list[tuple[dict[str, str], str, Path]]
     skipped = [({}, SKIPPED, (*path, 0) if model.decoupled else path)]
     if any(values[name] == SKIPPED for name in required):
         return skipped
-    if not condition(case, index, inputs):
+    if step.when and not condition(case, index, read):
         return skipped
     does, attempt = _attempt(case, course, index, path, inputs)
     if does is None:

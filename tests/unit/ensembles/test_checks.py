@@ -125,6 +125,21 @@ STEP1 = "ensemble_scheduling.step[1]"
             "is 8, but model 'four' of step[0] takes 4",
         ),
         (
+            ensemble("in", "out", A_B[0], step("b", "x=mid", "y=out", when="in > 1")),
+            f"{STEP1}.when",
+            "invalid syntax, in column 1",
+        ),
+        (
+            ensemble("in", "out", A_B[0], step("b", "x=mid", "y=out", when="mid > 1 and no")),
+            f"{STEP1}.when",
+            "there is no tensor 'no', in column 13",
+        ),
+        (
+            ensemble("in", "out", A_B[0], step("b", "x=mid", "y=out", when="out > 1")),
+            STEP1,
+            "waits for itself: step[1] -> step[1]",
+        ),
+        (
             ensemble("in", "out", A_B[0], step("b", "x=mid", "y=out", retries=11)),
             f"{STEP1}.retries",
             "11 is no number of retries",
@@ -223,9 +238,22 @@ def test_responses_of_unrelated_decoupled_steps_do_not_mix() -> None:
 
     assert found.path == 'ensemble_scheduling.step[2].input_map["y"]'
     assert found.message == (
-        "'t' comes from decoupled step[1], other inputs from decoupled step[0],"
+        "'t' comes from decoupled step[1], other tensors from decoupled step[0],"
         " and their responses do not belong together"
     )
+
+
+def test_a_condition_may_not_mix_them_either() -> None:
+    streams = (step("stream", "x=in", "y=s"), step("stream", "x=in", "y=t"))
+    found = only(ensemble("in", "s out", *streams, step("a", "x=s", "y=out", when="t > 1")))
+
+    assert found.path == "ensemble_scheduling.step[2].when"
+
+
+def test_what_a_condition_reads_is_read() -> None:
+    asked = step("a", "x=in", "y=out", when="mid > 1 and given(more)")
+
+    assert problems(ensemble("in more", "out", A_B[0], asked), MODELS) == []
 
 
 def test_responses_of_one_line_of_decoupled_steps_may_mix() -> None:
