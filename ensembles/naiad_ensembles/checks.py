@@ -4,12 +4,15 @@ Small rules over a graph, each of which yields what it finds. Knows no files and
 """
 
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 
 from naiad_backends.api import TensorSpec
+from naiad_backends.errors import NaiadError
 from naiad_ensembles.batching import agree
 from naiad_ensembles.graph import Graph, Node, Resolver, Source, is_prefix
+from naiad_ensembles.mapping import MOST_ITEMS, padding
 from naiad_ensembles.problems import Problem, step_path
-from naiad_ensembles.steps import Ensemble, StepModel
+from naiad_ensembles.steps import Ensemble, Map, StepModel
 
 MOST_RETRIES = 10
 
@@ -133,6 +136,68 @@ def _conditions(graph: Graph) -> Iterator[Problem]:
         for fault in node.condition.faults if node.condition else ():
             path = step_path(node.index, "when")
             yield Problem(path, f"{fault.message}, in column {fault.column}", fault.hint)
+
+
+# -- steps over items
+
+
+def _mappings(graph: Graph) -> Iterator[Problem]:
+    for node in graph.nodes:
+        if node.step.map is not None:
+            yield from _over(graph, node, node.step.map)
+            if (node.index, -1) not in graph.unknown:
+                yield from _mapped_model(node, node.step.map)
+
+
+def _over(graph: Graph, node: Node, over: Map) -> Iterator[Problem]:
+    if not over.over:
+        yield Problem(
+            step_path(node.index, "map.over"), "is empty", "name the tensors that are split"
+        )
+    if not 1 <= over.max_items <= MOST_ITEMS:
+        yield Problem(
+            step_path(node.index, "map.max_items"),
+            f"{over.max_items} is no number of items",
+            f"use 1 to {MOST_ITEMS}",
+        )
+    batching = [tensor in graph.sources and graph.sources[tensor].batching for tensor in over.over]
+    for number, tensor in enumerate(over.over):
+        path = step_path(node.index, "map.over", number)
+        if tensor not in node.step.inputs.values():
+            known = ", ".join(node.step.inputs.values()) or "none"
+            yield Problem(path, f"the step does not read '{tensor}'", f"it reads {known}")
+        elif tensor in over.over[:number]:
+            yield Problem(path, f"'{tensor}' is named twice", "remove one")
+        elif batching[number] != batching[0]:
+            has = "a batch dimension" if batching[number] else "no batch dimension"
+            yield Problem(
+                path, f"'{tensor}' has {has}, other than '{over.over[0]}'", "make them alike"
+            )
+
+
+def _mapped_model(node: Node, over: Map) -> Iterator[Problem]:
+    name, model = node.step.model, node.model
+    path = step_path(node.index, "map")
+    if model.decoupled:
+        yield Problem(
+            path, f"model '{name}' is decoupled", "map over one that gives one response each"
+        )
+    if model.stateful:
+        yield Problem(path, f"model '{name}' has sequences, which items are not", "use another")
+    if over.as_batch and not model.max_batch_size:
+        yield Problem(
+            step_path(node.index, "map.as_batch"), f"model '{name}' does not batch", "leave it out"
+        )
+    for spec in model.outputs:
+        if over.pad is not None and spec.name in node.gives:
+            try:
+                padding(over.pad, spec.datatype)
+            except NaiadError as error:
+                yield Problem(
+                    step_path(node.index, "map.pad"),
+                    f"{error.message}, as output '{spec.name}' is",
+                    "use a number of that kind",
+                )
 
 
 # -- fallbacks
@@ -290,10 +355,13 @@ def _reading(node: Node, tensor: str) -> str:
 
 def _types(graph: Graph) -> Iterator[Problem]:
     for node in graph.nodes:
-        batching = node.model.max_batch_size > 0
         for feed in node.feeds:
-            wanted = feed.spec
-            for is_, should in _mismatch(graph.sources.get(feed.tensor), wanted, batching):
+            source = graph.sources.get(feed.tensor)
+            batching = node.model.max_batch_size > 0
+            if feed.split:
+                # The model gets items in the form that it wants.
+                source, batching = _item(source), False
+            for is_, should in _mismatch(source, feed.spec, batching):
                 yield Problem(
                     step_path(node.index, "input_map", feed.name),
                     f"'{feed.tensor}' is {is_}, but model '{node.step.model}' takes {should}",
@@ -309,6 +377,14 @@ def _types(graph: Graph) -> Iterator[Problem]:
                 f"says {should}, but what the steps give is {is_}",
                 "write what the step gives",
             )
+
+
+def _item(source: Source | None) -> Source | None:
+    """An item of a tensor that is split."""
+    if source is None or source.spec is None:
+        return None
+    spec = replace(source.spec, dims=source.spec.dims[1:] or (1,))
+    return replace(source, spec=spec, batching=False)
 
 
 def _mismatch(
@@ -331,7 +407,8 @@ def _shape(spec: TensorSpec, batching: bool) -> str:
 def _batch_sizes(graph: Graph) -> Iterator[Problem]:
     size = graph.ensemble.max_batch_size
     for node in graph.nodes:
-        if 0 < node.model.max_batch_size < size:
+        # Of a step that is mapped, the items are the batch.
+        if node.step.map is None and 0 < node.model.max_batch_size < size:
             yield Problem(
                 "max_batch_size",
                 f"is {size}, but model '{node.step.model}' of step[{node.index}] takes"
@@ -346,6 +423,7 @@ _RULES = (
     _names,
     _retries,
     _conditions,
+    _mappings,
     _fallbacks,
     _written,
     _read,

@@ -10,6 +10,7 @@ from functools import cached_property
 
 from naiad_backends.api import TensorSpec
 from naiad_ensembles.conditions import Condition
+from naiad_ensembles.mapping import MapInput, Mapper
 from naiad_ensembles.steps import Ensemble, Step, StepModel
 
 Resolver = Callable[[str, str], StepModel | None]
@@ -45,14 +46,16 @@ class Feed:
     name: what the model calls it.  tensor: what the ensemble calls it.
     spec: how the model describes it; None if that is unknown.
     required: the model cannot do without it.
+    split: it is one of those that the step is mapped over.
     converts: one side has a batch dimension and the other one has not, see
-        `naiad_ensembles.batching.passed_on`.
+        `naiad_ensembles.batching.passed_on`; never so in a mapped step, whose mapper converts.
     """
 
     name: str
     tensor: str
     spec: TensorSpec | None
     required: bool
+    split: bool
     converts: bool
 
 
@@ -62,6 +65,7 @@ class Node:
 
     model: what is known of its model; an empty one if the model is unknown.
     condition: what `when` says; None runs it always.
+    mapper: splits what goes in and gathers what comes out; None runs the model once.
     feeds: what goes into the model.
     gives: what comes of it: ensemble tensor by the model's name of it.
     needs: ensemble tensors that must be there, or be null, before it starts, with the depths of
@@ -74,6 +78,7 @@ class Node:
     step: Step
     model: StepModel
     condition: Condition | None
+    mapper: Mapper | None
     feeds: tuple[Feed, ...]
     gives: Mapping[str, str]
     needs: tuple[tuple[str, int], ...]
@@ -226,15 +231,32 @@ class Graph:
         return tuple(dict.fromkeys((*self.ensemble.steps[index].inputs.values(), *read)))
 
     def _place(self, index: int, model: StepModel) -> Origin:
-        """Give the tensors that a step writes their origin; what that of the step is."""
+        """Give the tensors that a step writes what depends on those that it reads; the step's
+        origin."""
         needs = (self._origin(tensor) for tensor in self._needs(index))
         origin = max(needs, key=len, default=())
         for tensor in self.ensemble.steps[index].outputs.values():
             source = self.sources[tensor]
             if source.step == index:
                 behind = (*origin, index) if model.decoupled else origin
-                self.sources[tensor] = replace(source, origin=behind)
+                self.sources[tensor] = self._gathered(index, replace(source, origin=behind))
         return origin
+
+    def _gathered(self, index: int, source: Source) -> Source:
+        """What a step writes, as it is if the step is mapped."""
+        if self.ensemble.steps[index].map is None:
+            return source
+        spec = source.spec and replace(source.spec, dims=(-1, *source.spec.dims), reshape=None)
+        return replace(source, spec=spec, batching=self._splits_batches(index))
+
+    def _splits_batches(self, index: int) -> bool:
+        """Whether what a mapped step splits has a batch dimension."""
+        over = self.ensemble.steps[index].map
+        return over is not None and any(map(self._is_batching, over.over))
+
+    def _is_batching(self, tensor: str) -> bool:
+        source = self.sources.get(tensor)
+        return source is not None and source.batching
 
     def _origin(self, tensor: str) -> Origin:
         source = self.sources.get(tensor)
@@ -247,23 +269,46 @@ class Graph:
             step=step,
             model=model,
             condition=self._conditions[index],
-            feeds=tuple(self._feed(name, tensor, model) for name, tensor in step.inputs.items()),
+            mapper=self._mapper(index, step, model),
+            feeds=tuple(
+                self._feed(name, tensor, step, model) for name, tensor in step.inputs.items()
+            ),
             gives=step.outputs,
             needs=tuple((tensor, len(self._origin(tensor))) for tensor in self._needs(index)),
             origin=origin,
             depth=len(origin),
         )
 
-    def _feed(self, name: str, tensor: str, model: StepModel) -> Feed:
+    def _feed(self, name: str, tensor: str, step: Step, model: StepModel) -> Feed:
         spec = next((spec for spec in model.inputs if spec.name == name), None)
-        source = self.sources.get(tensor)
-        batching = source is not None and source.batching
+        wants_batch = model.max_batch_size > 0
         return Feed(
             name=name,
             tensor=tensor,
             spec=spec,
             required=spec is not None and not spec.optional,
-            converts=batching != (model.max_batch_size > 0),
+            split=step.map is not None and tensor in step.map.over,
+            converts=step.map is None and self._is_batching(tensor) != wants_batch,
+        )
+
+    def _mapper(self, index: int, step: Step, model: StepModel) -> Mapper | None:
+        if step.map is None:
+            return None
+        dims = {spec.name: spec.dims for spec in model.inputs}
+        sizes = [other.max_batch_size for other in (model, *self.fallbacks[index].values())]
+        return Mapper(
+            inputs=tuple(
+                MapInput(
+                    name, dims.get(name, ()), tensor in step.map.over, self._is_batching(tensor)
+                )
+                for name, tensor in step.inputs.items()
+            ),
+            outputs=tuple(spec for spec in model.outputs if spec.name in step.outputs),
+            batching=self._splits_batches(index),
+            wants_batch=model.max_batch_size > 0,
+            most=max(min(sizes), 1) if step.map.as_batch else 1,
+            pad=step.map.pad,
+            max_items=step.map.max_items,
         )
 
     # -- planning

@@ -15,16 +15,16 @@ class Map:
 
     over: the ensemble tensors that are split into items along their first dimension, which a batch
         dimension does not count as. The step's other tensors are given to each run.
-    as_batch: the items go to the model as batches of its largest size, which needs items of equal
-        shape; else each is a request of its own, and the model's batcher joins those.
-    pad: the value that outputs of different shapes are filled up with, to the largest one; None
-        refuses them.
+    as_batch: the items go to the model as batches, as large as it takes them; else each is a
+        request of its own, and the model's batcher joins those.
+    pad: the number that outputs of different shapes are filled up with, to the largest one; BYTES
+        are filled up with empty strings. None refuses them.
     max_items: a request with more items is refused.
     """
 
     over: tuple[str, ...]
     as_batch: bool = False
-    pad: bool | int | float | str | None = None
+    pad: int | float | None = None
     max_items: int = 1024
 
 
