@@ -127,6 +127,7 @@ class Graph:
     nodes: by the number of their steps.
     order: the steps, each behind all whose tensors it needs; without those of a cycle and behind.
     sources: where each tensor comes from; of several steps that write one, the first.
+    decoupled: a request for all outputs has any number of responses.
     unknown: what the resolver did not find, as step and number of the fallback; -1 is the model.
     fallbacks: of each step, the models to fall back to, without those that are unknown.
     """
@@ -150,11 +151,7 @@ class Graph:
             self._node(index, models[index], origins.get(index, ()))
             for index in range(len(ensemble.steps))
         )
-
-    @property
-    def decoupled(self) -> bool:
-        """A request for all outputs has any number of responses."""
-        return any(node.model.decoupled for node in self.nodes)
+        self.decoupled = any(model.decoupled for model in models)
 
     @cached_property
     def nullable(self) -> frozenset[str]:

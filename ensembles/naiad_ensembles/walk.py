@@ -221,7 +221,7 @@ class Walk(Generic[T]):
         """What a step needs, by name; None if something is not there yet."""
         found: dict[str, T | _Null] = {}
         for tensor, depth in node.needs:
-            tensors = place.at(depth).tensors
+            tensors = place.tensors if depth == place.depth else place.at(depth).tensors
             if tensor not in tensors:
                 return None
             found[tensor] = tensors[tensor]
@@ -296,6 +296,9 @@ class Walk(Generic[T]):
 
     def _settle(self) -> None:
         """Make responses of the iterations that are complete."""
+        if not self._graph.decoupled and not self.ended:
+            # The only response has all steps before it.
+            return
         for reply in self._plan.replies:
             awaited = self._awaited[reply.origin]
             while awaited and (response := _response(reply, awaited[0])) is not None:
