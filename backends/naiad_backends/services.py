@@ -111,13 +111,19 @@ class Alone(Services):
     reads."""
 
     def __init__(self) -> None:
-        self._loop = asyncio.new_event_loop()
-        threading.Thread(target=self._loop.run_forever, name="naiad-alone", daemon=True).start()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._lock = threading.Lock()
         self._metrics = _Unread()
 
     @property
     def loop(self) -> asyncio.AbstractEventLoop:
-        return self._loop
+        # Most backends want none.
+        with self._lock:
+            if self._loop is None:
+                self._loop = asyncio.new_event_loop()
+                run = self._loop.run_forever
+                threading.Thread(target=run, name="naiad-alone", daemon=True).start()
+            return self._loop
 
     @property
     def metrics(self) -> CustomMetrics:

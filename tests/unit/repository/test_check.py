@@ -75,7 +75,9 @@ sequence_batching { }
 
 
 def test_what_is_not_done_yet(tmp_path: Path, make_model: MakeModel) -> None:
-    make_model("m", {"config.pbtxt": GOOD + "model_repository_agents { agents { name: 'x' } }", "1/x": ""})
+    make_model(
+        "m", {"config.pbtxt": GOOD + "model_repository_agents { agents { name: 'x' } }", "1/x": ""}
+    )
     make_model("n", {"config.pbtxt": GOOD + "runtime: 'r'", "1/x": ""})
     agents, runtime = check([tmp_path], None)
     assert "config.pbtxt:4: model_repository_agents.agents" in mistakes(agents)

@@ -464,7 +464,7 @@ def test_refused_and_ignored(read: Read) -> None:
     assert config.refused() is None
     assert [text.split(":")[0] for text in config.ignored()] == ["runtime"]
     assert read("\nruntime: 'model.py'").ignored() == []
-    agents = read("\nmodel_repository_agents { agents { name: \"x\" } }").refused()
+    agents = read('\nmodel_repository_agents { agents { name: "x" } }').refused()
     assert agents is not None
     assert (agents.code, agents.field) == (Code.UNSUPPORTED, "config.pbtxt:2")
 
