@@ -12,11 +12,12 @@ from naiad.core.loading import LoadedModel
 from naiad.repository.config import ModelConfig
 from naiad.repository.mistakes import Mistake
 from naiad.repository.override import Upload
+from naiad.repository.pipelines import StepExtras
 from naiad_backends.api import Instance, Model, ModelSpec, Placement
 from naiad_backends.errors import internal
 from naiad_ensembles.checks import build
 from naiad_ensembles.graph import Graph
-from naiad_ensembles.steps import Ensemble, Step, StepModel
+from naiad_ensembles.steps import Ensemble, Map, Step, StepModel
 
 Look = Callable[[str, str], StepModel | None]
 """What is known of a loaded model, by name and version; None if it is not loaded."""
@@ -43,6 +44,10 @@ def graph(config: ModelConfig, spec: ModelSpec, look: Look) -> Graph:
             "" if step.version <= 0 else str(step.version),
             dict(step.inputs),
             dict(step.outputs),
+            when=step.extras.when,
+            map=_map(step.extras),
+            retries=step.extras.retries,
+            fallback=step.extras.fallback,
         )
         for step in config.ensemble_steps()
     )
@@ -56,6 +61,13 @@ def graph(config: ModelConfig, spec: ModelSpec, look: Look) -> Graph:
             [Mistake(problem.path, problem.message, problem.hint) for problem in problems]
         )
     return built
+
+
+def _map(extras: StepExtras) -> Map | None:
+    given = extras.map
+    if given is None:
+        return None
+    return Map(given.over, given.as_batch, given.pad, given.max_items)
 
 
 def load(

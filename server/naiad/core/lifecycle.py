@@ -377,7 +377,7 @@ class Lifecycle:
     def _recheck(self, name: str) -> None:
         """A model is another than before: so are the ensembles that have it in a step, or they
         cannot serve any more."""
-        for served in self._registry.ensembles():
+        for served in self._registry.ensembles() if not self._closed else ():
             if served.name == name or name not in self._steps_of(served.name):
                 continue
             try:

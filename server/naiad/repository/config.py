@@ -26,6 +26,7 @@ from naiad.repository import (
 )
 from naiad.repository.layout import ModelFolder
 from naiad.repository.mistakes import ConfigError, Mistake, line_of
+from naiad.repository.pipelines import StepExtras
 from naiad_backends.api import (
     Accelerator,
     BatchInput,
@@ -51,11 +52,13 @@ class Source:
     """Where a configuration was read, to name the places of mistakes.
 
     file: relative to the model's folder; empty if there was none.  lines: field path -> line.
+    extras: of an ensemble's steps, by their paths; see `naiad.repository.pipelines`.
     """
 
     folder: ModelFolder
     file: str = ""
     lines: dict[str, int] = field(default_factory=dict)
+    extras: dict[str, StepExtras] = field(default_factory=dict)
 
     def placed(self, mistakes: Sequence[Mistake]) -> list[Mistake]:
         """The mistakes with their lines, in the order of the file."""
@@ -88,8 +91,11 @@ class ModelConfig:
         file = config_file(folder, config_name)
         if not file:
             return cls._of(Source(folder), pb.ModelConfig())
-        parse = yamlconf.parse if file == YAML_FILE else pbtxt.parse
-        message, lines = parse(_text(folder.path / file, file), file)
+        text = _text(folder.path / file, file)
+        if file == YAML_FILE:
+            message, lines, extras = yamlconf.parse(text, file)
+            return cls._of(Source(folder, file, lines, extras), message)
+        message, lines = pbtxt.parse(text, file)
         return cls._of(Source(folder, file, lines), message)
 
     @classmethod
@@ -167,7 +173,7 @@ class ModelConfig:
 
     def ensemble_steps(self) -> tuple[scheduling.EnsembleStep, ...]:
         """The steps of an ensemble, in the order of the file."""
-        return scheduling.ensemble_steps(self._message)
+        return scheduling.ensemble_steps(self._message, self.source.extras)
 
     @property
     def max_inflight_requests(self) -> int:

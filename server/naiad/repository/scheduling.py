@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from naiad.repository.pipelines import StepExtras, step_paths
 from naiad_backends.api import TensorSpec
 from naiad_backends.datatypes import BY_CONFIG_NAME
 from naiad_backends.errors import invalid
@@ -256,20 +257,28 @@ class EnsembleStep:
     """A model in an ensemble.
 
     version: 0 or -1 for the latest that is loaded.
-    inputs, outputs: the ensemble's name of a tensor by the model's.
+    inputs, outputs: the ensemble's name of a tensor by the model's.  extras: beyond Triton.
     """
 
     model: str
     version: int
     inputs: Mapping[str, str]
     outputs: Mapping[str, str]
+    extras: StepExtras
 
 
-def ensemble_steps(message: pb.ModelConfig) -> tuple[EnsembleStep, ...]:
-    """The steps of an ensemble, in order; none for another model."""
+def ensemble_steps(
+    message: pb.ModelConfig, extras: Mapping[str, StepExtras]
+) -> tuple[EnsembleStep, ...]:
+    """The steps of an ensemble, in order; none for another model.  extras: by the steps' paths."""
+    steps = message.ensemble_scheduling.step
     return tuple(
         EnsembleStep(
-            step.model_name, step.model_version, dict(step.input_map), dict(step.output_map)
+            step.model_name,
+            step.model_version,
+            dict(step.input_map),
+            dict(step.output_map),
+            extras.get(path, StepExtras()),
         )
-        for step in message.ensemble_scheduling.step
+        for step, path in zip(steps, step_paths(len(steps)), strict=True)
     )

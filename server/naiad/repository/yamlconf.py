@@ -14,18 +14,23 @@ from google.protobuf import json_format
 from google.protobuf.descriptor import Descriptor, EnumDescriptor, FieldDescriptor
 from yaml.constructor import ConstructorError, SafeConstructor
 
-from naiad.repository import scheduling, schema
+from naiad.repository import pipelines, scheduling, schema
 from naiad.repository.mistakes import ConfigError, Mistake, entry, item, member
+from naiad.repository.pipelines import StepExtras
 from naiad_backends.datatypes import DATATYPES
 from naiad_proto import model_config_pb2 as pb
 
 _TAG = "tag:yaml.org,2002:"
 _TEXT_TAGS = {_TAG + name for name in ("str", "int", "float", "bool", "timestamp", "value")}
+_STEP = pb.ModelEnsembling.Step.DESCRIPTOR
 _FLOAT_TYPES = (FieldDescriptor.TYPE_FLOAT, FieldDescriptor.TYPE_DOUBLE)
 
 
-def parse(text: str, file: str = "config.yaml") -> tuple[pb.ModelConfig, dict[str, int]]:
-    """The message and the line of each field path in it.
+def parse(
+    text: str, file: str = "config.yaml"
+) -> tuple[pb.ModelConfig, dict[str, int], dict[str, StepExtras]]:
+    """The message, the line of each field path in it, and what steps of an ensemble say that the
+    message cannot hold, by their paths.
 
     file: its name for the error. Raises ConfigError with every mistake.
     """
@@ -40,7 +45,7 @@ def parse(text: str, file: str = "config.yaml") -> tuple[pb.ModelConfig, dict[st
         raise ConfigError(file, [Mistake("", f"cannot be read: {error}")]) from error
     if walker.auto_delay:
         message.parameters[scheduling.AUTO_DELAY].string_value = scheduling.AUTO
-    return message, walker.lines
+    return message, walker.lines, walker.extras
 
 
 def _compose(text: str, file: str) -> yaml.Node | None:
@@ -67,6 +72,7 @@ class _Walker:
     def __init__(self) -> None:
         self.lines: dict[str, int] = {}
         self.mistakes: list[Mistake] = []
+        self.extras: dict[str, StepExtras] = {}
         self.auto_delay = False
         self._around: list[Descriptor] = []
 
@@ -79,9 +85,13 @@ class _Walker:
             return {}
         tree: dict[str, object] = {}
         oneofs: dict[str, str] = {}
+        extras: dict[str, yaml.Node] = {}
         self._around.append(descriptor)
         for name, key, value in self._pairs(node, path, member):
             field = descriptor.fields_by_name.get(name)
+            if name in pipelines.FIELDS and descriptor is _STEP:
+                extras[name] = value
+                continue
             if field is None:
                 self.mistakes.append(
                     schema.unknown_field(name, path, descriptor, self._around[:-1], _line(key))
@@ -94,6 +104,8 @@ class _Walker:
                     self.mistakes.append(schema.one_of_many(own, field, other, _line(key)))
             tree[name] = self._field(field, own, value)
         self._around.pop()
+        if extras:
+            self.extras[path] = pipelines.read(extras, path, self.mistakes.append)
         return tree
 
     def _pairs(

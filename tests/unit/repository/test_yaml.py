@@ -57,7 +57,7 @@ def mistakes_of(text: str) -> list[str]:
 
 
 def test_a_delay_that_the_server_chooses() -> None:
-    message, _ = parse("dynamic_batching: {max_queue_delay_microseconds: auto}")
+    message, _, _ = parse("dynamic_batching: {max_queue_delay_microseconds: auto}")
     assert message.HasField("dynamic_batching")
     assert message.dynamic_batching.max_queue_delay_microseconds == 0
     assert message.parameters["max_queue_delay_microseconds"].string_value == "auto"
@@ -66,13 +66,13 @@ def test_a_delay_that_the_server_chooses() -> None:
 
 
 def test_says_the_same_as_the_text_format() -> None:
-    message, _ = parse(CONFIG)
+    message, _, _ = parse(CONFIG)
     assert message == text_format.Parse(TEXT, pb.ModelConfig())
 
 
 @pytest.mark.parametrize("text", ["", "# nothing\n", "---\n", "null", "{}"])
 def test_empty_files_are_empty_configurations(text: str) -> None:
-    assert parse(text) == (pb.ModelConfig(), {})
+    assert parse(text) == (pb.ModelConfig(), {}, {})
 
 
 @pytest.mark.parametrize("key", ["1", "'1'", '"1"'])
@@ -112,7 +112,7 @@ def test_any_text_raises_nothing_but_our_error(text: str) -> None:
 
 def check_any(text: str) -> None:
     try:
-        message, _ = parse(text)
+        message, _, _ = parse(text)
     except ConfigError as error:
         assert all(0 <= m.line <= len(text.splitlines()) + 1 for m in error.mistakes)
     else:
@@ -174,12 +174,12 @@ output:
     [("0.5", 0.5), ("1e-1", 0.1), ("1", 1.0), (".inf", float("inf")), ("-.inf", float("-inf"))],
 )
 def test_floats(text: str, value: float) -> None:
-    message, _ = parse(f"sequence_batching: {{direct: {{minimum_slot_utilization: {text}}}}}")
+    message, _, _ = parse(f"sequence_batching: {{direct: {{minimum_slot_utilization: {text}}}}}")
     assert message.sequence_batching.direct.minimum_slot_utilization == pytest.approx(value)
 
 
 def test_a_map_with_numbers_as_keys() -> None:
-    message, lines = parse(
+    message, lines, _ = parse(
         "dynamic_batching:\n  priority_queue_policy:\n    1: {timeout_action: delay}\n"
     )
     policy = message.dynamic_batching.priority_queue_policy[1]
@@ -188,7 +188,7 @@ def test_a_map_with_numbers_as_keys() -> None:
 
 
 def test_lines_of_fields() -> None:
-    _, lines = parse(CONFIG)
+    _, lines, _ = parse(CONFIG)
     assert lines["input[1]"] == 6
     assert lines["input[1].dims[0]"] == 8
     assert lines['parameters["ratio"].string_value'] == 18

@@ -18,7 +18,8 @@ from naiad.core.stats import Failure, ModelStatistics, Phases
 from naiad_backends.api import Request, Response, Tensor
 from naiad_backends.errors import Code, NaiadError, internal, invalid, unsupported
 from naiad_ensembles.batching import passed_on
-from naiad_ensembles.graph import Feed, Graph
+from naiad_ensembles.graph import Feed, Graph, Node
+from naiad_ensembles.mapping import Mapper
 from naiad_ensembles.walk import Run, Walk
 
 logger = logging.getLogger(__name__)
@@ -232,8 +233,16 @@ class _Course:
         """Run a step once and tell the walk. Raises nothing but cancellation."""
         self._ensemble.begun(run.step)
         try:
+            node = self._graph.nodes[run.step]
+            if run.reads is not None and not self._holds(node, run.reads):
+                self._walk.skipped(run)
+                return
             target = self._target(run.model, run.version)
-            request = self._step_request(run)
+            if node.mapper is not None:
+                outputs = await self._mapped(run, target, node.mapper)
+                self._walk.finished(run, outputs)
+                return
+            request = self._step_request(run, self._inputs(run))
             if self._is_decoupled(run):
                 await self._stream(run, target, request)
             else:
@@ -257,8 +266,30 @@ class _Course:
                 self._changed.set()
                 await self._ensemble.room_behind(run.step)
 
-    def _step_request(self, run: Run[Tensor]) -> Request:
-        node, given = self._graph.nodes[run.step], self._request
+    def _holds(self, node: Node, reads: Mapping[str, Tensor]) -> bool:
+        condition = node.condition
+        return condition is None or condition.holds(reads, self._request.parameters)
+
+    async def _mapped(
+        self, run: Run[Tensor], target: StepTarget, mapper: Mapper
+    ) -> Mapping[str, Tensor]:
+        """Run the model once for each item, all side by side, and put the outputs together."""
+        items = mapper.split(run.inputs)
+        calls = [
+            asyncio.ensure_future(target.infer(self._step_request(run, inputs)))
+            for inputs in items.runs
+        ]
+        try:
+            responses = await asyncio.gather(*calls)
+        except BaseException:
+            for call in calls:
+                call.cancel()
+            raise
+        return mapper.gather(items, [_by_name(response) for response in responses])
+
+    def _inputs(self, run: Run[Tensor]) -> dict[str, Tensor]:
+        """The step's tensors, under the model's names and in its shapes."""
+        node = self._graph.nodes[run.step]
         wants_batch = node.model.max_batch_size > 0
         inputs = {}
         for feed in node.feeds:
@@ -268,6 +299,10 @@ class _Course:
                 if feed.converts:
                     batching = self._graph.sources[feed.tensor].batching
                     tensor.shape = _passed_on(feed, tensor.shape, batching, wants_batch)
+        return inputs
+
+    def _step_request(self, run: Run[Tensor], inputs: dict[str, Tensor]) -> Request:
+        node, given = self._graph.nodes[run.step], self._request
         return Request(
             model_name=run.model,
             model_version=run.version,
