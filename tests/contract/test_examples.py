@@ -13,7 +13,9 @@ import pytest
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
-ONNX_MODELS = ["magika", "minilm", "ppocr_det", "ppocr_rec", "silero_stream", "silero_vad"]
+ONNX_MODELS = ["magika", "minilm", "ppocr_cls", "ppocr_det", "ppocr_rec"]
+ONNX_MODELS += ["silero_stream", "silero_vad"]
+OTHERS = ["identity", "ocr", "ocr_decode", "ocr_read", "sentence", "speech_segments"]
 ONNX_TYPES = {
     "tensor(float)": model_config_pb2.TYPE_FP32,
     "tensor(int32)": model_config_pb2.TYPE_INT32,
@@ -58,7 +60,7 @@ def may_be(configured: Sequence[int], graph: Sequence[int | str | None]) -> bool
 
 
 def test_each_example_is_here(example_repository: Path) -> None:
-    expected = sorted(["identity", "sentence", *ONNX_MODELS])
+    expected = sorted([*OTHERS, *ONNX_MODELS])
     assert sorted(f.name for f in example_repository.iterdir()) == expected
 
 
@@ -88,6 +90,7 @@ def test_tensors_are_those_of_the_file(example_repository: Path, name: str) -> N
             {"input_ids": (3, 5), "attention_mask": (3, 5)},
             {"embedding": (3, 384)},
         ),
+        ("ppocr_cls", {"x": (2, 3, 48, 192)}, {"save_infer_model/scale_0.tmp_1": (2, 2)}),
         ("ppocr_det", {"x": (2, 3, 64, 96)}, {"fetch_name_0": (2, 1, 64, 96)}),
         ("ppocr_rec", {"x": (2, 3, 48, 80)}, {"fetch_name_0": (2, 10, 18710)}),
         (
