@@ -30,7 +30,7 @@ def server(
     example_repository: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[ServerProcess]:
     repository = tmp_path_factory.mktemp("repository")
-    for name in ("minilm", "sentence"):
+    for name in ("minilm", "minilm_tokens", "sentence"):
         (repository / name).symlink_to(example_repository / name)
     with serving(tmp_path_factory.mktemp("server"), repository) as server:
         yield server

@@ -1,5 +1,5 @@
 """Models in Python that do something: speech in PyTorch, and a text that is written letter by
-letter. tests/e2e/test_sentence.py has one that asks an ONNX model."""
+letter. tests/e2e/test_ocr.py and test_speech_segments.py have those that ask ONNX models."""
 
 import asyncio
 import json
