@@ -148,18 +148,22 @@ class SharedWorkers(Generic[InstanceT, WorkT]):
                 self._queue.put(old.get_nowait())
         for worker in self._workers:
             worker.move(None if worker in leaving else self._queue)
-            old.put(None)
+        self._tell_all(old)
         self._workers = [worker for worker in self._workers if worker not in leaving]
         self._add(added)
         return all_ended(leaving)
 
     async def stop(self) -> None:
         """End the threads; the queue must be empty by now."""
-        # Each thread takes one word to end, whichever comes first.
         for worker in self._workers:
             worker.move(None)
-            self._queue.put(None)
+        self._tell_all(self._queue)
         await all_ended(self._workers)
+
+    def _tell_all(self, queue: "SimpleQueue[WorkT | None]") -> None:
+        """Each thread takes one word, whichever comes first: all must know by now where to go."""
+        for _ in self._workers:
+            queue.put(None)
 
 
 async def all_ended(workers: "Iterable[Worker[InstanceT, WorkT]]") -> None:
