@@ -13,6 +13,7 @@ from PIL import Image, ImageOps
 FORMATS = ["PNG", "JPEG", "WEBP"]
 MOST_PIXELS = 50_000_000
 """A small file may unpack to very many."""
+Image.MAX_IMAGE_PIXELS = None  # Pillow's own limit, of which it only warns at first.
 
 
 class TritonPythonModel:
