@@ -89,6 +89,25 @@ def check(paths: Sequence[Path], model_config_name: str, backend_directory: str)
 
 
 @main.command()
+@click.argument("model")
+@click.option(
+    "--model-repository",
+    type=click.Path(path_type=Path),
+    multiple=True,
+    default=("models",),
+    show_default=True,
+    help="As for serve.",
+)
+@click.option("--model-config-name", default="", help="As for serve.")
+@click.option("--url", default="", help="HTTP address of a server, for the time that steps take.")
+def graph(model: str, model_repository: Sequence[Path], model_config_name: str, url: str) -> None:
+    """Print the steps of the ensemble MODEL as a diagram in Mermaid's language."""
+    from naiad.cli.graph import mermaid
+
+    click.echo(mermaid(model, model_repository, model_config_name, url))
+
+
+@main.command()
 @click.argument("models", nargs=-1)
 @click.option(
     "--source",
