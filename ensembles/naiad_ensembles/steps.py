@@ -50,6 +50,12 @@ class Step:
     retries: int = 0
     fallback: tuple[str | None, ...] = ()
 
+    @property
+    def models(self) -> tuple[tuple[str, str], ...]:
+        """Names and versions of its model and of those that stand in for it."""
+        others = tuple((name, "") for name in self.fallback if name is not None)
+        return ((self.model, self.version), *others)
+
 
 @dataclass(frozen=True, slots=True)
 class Ensemble:

@@ -78,12 +78,15 @@ def check(paths: Sequence[Path], model_config_name: str, backend_directory: str)
 
     Exit code 1 if there is any mistake.
     """
+    from naiad.core import ensembles
     from naiad.repository import check as checker
     from naiad_backends.registry import BackendRegistry
 
     settings = Settings(backend_directory=backend_directory)
     backends = BackendRegistry(settings.backend_options(), settings.backend_folder())
-    reports = checker.check(paths, backends, config_name=model_config_name)
+    reports = checker.check(
+        paths, backends, config_name=model_config_name, graphs=ensembles.mistakes
+    )
     click.echo(checker.render(reports), nl=False)
     sys.exit(any(report.mistakes for report in reports))
 

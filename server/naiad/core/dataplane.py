@@ -126,9 +126,9 @@ class DataPlane:
     def trace_child(self, request: Request) -> RequestTrace | None:
         """The same for a request that has the trace of the one that led to it, if that has one."""
         parent, request.trace = request.trace, None
-        if not isinstance(parent, RequestTrace):
+        if not isinstance(parent, RequestTrace) or parent.beget is None:
             return None
-        return self.tracing.child(parent, request, self._model(request).version)
+        return parent.beget(request, self._model(request).version)
 
     def trace_settings(self, model: str = "") -> TraceSettings:
         """The trace settings of a model, or of the server. INVALID_ARG for one that is not ready

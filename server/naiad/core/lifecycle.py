@@ -31,6 +31,7 @@ from naiad.repository.watch import Fingerprint, Poller, fingerprint
 from naiad_backends.api import Backend, ModelSpec
 from naiad_backends.errors import NaiadError, internal, invalid, unavailable
 from naiad_backends.registry import BackendRegistry
+from naiad_ensembles.checks import cycle
 from naiad_ensembles.steps import StepModel
 
 T = TypeVar("T")
@@ -117,6 +118,10 @@ class Lifecycle:
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._loaded: dict[str, Fingerprint] = {}
         self._files: WeakKeyDictionary[ServedModel, Fingerprint] = WeakKeyDictionary()
+        # Of the ensembles that are being loaded, the models of their steps; and of those that are
+        # down because they do not fit their steps.
+        self._wanted: dict[str, set[str]] = {}
+        self._down: dict[str, set[str]] = {}
         self._uploads = Uploads()
         self._tasks: set[asyncio.Task[None]] = set()
         self._closed = False
@@ -148,9 +153,12 @@ class Lifecycle:
                 logger.error("model %r failed to load: %s", name, error)
                 if name in await self.known():
                     self._registry.fail(name, str(error))
+                    if override is None and name in self._wanted:
+                        self._down[name] = self._wanted[name]
                 raise
             finally:
                 self._loading.discard(name)
+                self._wanted.pop(name, None)
 
     @contextlib.contextmanager
     def _waiting(self, caller: str, name: str) -> Iterator[None]:
@@ -206,6 +214,7 @@ class Lifecycle:
         with self._waiting(caller, name):
             async with self._turn(name):
                 self._loaded.pop(name, None)
+                self._down.pop(name, None)
                 self._registry.pardon(name)
                 steps = self._steps_of(name) if dependents else set()
                 for served in self._registry.serving(name):
@@ -323,7 +332,10 @@ class Lifecycle:
             if str(plan.spec.version) not in serving:
                 self._registry.mark(name, str(plan.spec.version), State.LOADING)
         if plans[0].backend is None:
-            await self._load_steps(name, plans)
+            steps = plans[-1].config.ensemble_steps()
+            self._wanted[name] = {model for step in steps for model in step.models}
+            self._refuse_cycle(name, plans[-1].config)
+            await self._load_steps(name)
         for change in await self._prepare(name, needed, upload, serving):
             change.apply()
         wanted = {str(plan.spec.version) for plan in plans}
@@ -335,14 +347,24 @@ class Lifecycle:
             # Otherwise it is not as on disk, so that the next load without an override has work.
             self._loaded[name] = seen
         self._registry.fail(name, "")
+        self._down.pop(name, None)
+        self._retry(name)
         self._recheck(name)
 
     # -- ensembles
 
-    async def _load_steps(self, name: str, plans: Sequence[_Plan]) -> None:
+    def _refuse_cycle(self, name: str, config: ModelConfig) -> None:
+        """Raises INVALID_ARG if an ensemble that is being loaded contains itself."""
+        serving = {
+            served.name: self._steps_of(served.name) for served in self._registry.ensembles()
+        }
+        loop = cycle(name, serving | self._wanted)
+        if loop:
+            raise config.source.error([ensembles.contains_itself(config, loop)])
+
+    async def _load_steps(self, name: str) -> None:
         """Load what an ensemble needs and does not find. Raises INVALID_ARG if that fails."""
-        wanted = {step.model for plan in plans for step in plan.config.ensemble_steps()}
-        missing = sorted(step for step in wanted if not self._registry.serving(step))
+        missing = sorted(s for s in self._wanted[name] if not self._registry.serving(s))
         results = await asyncio.gather(
             *(self._load_step(name, step) for step in missing), return_exceptions=True
         )
@@ -368,10 +390,11 @@ class Lifecycle:
     def _steps_of(self, name: str = "") -> set[str]:
         """The models of the steps of an ensemble that serves, or of all of them."""
         return {
-            step.model
+            model
             for served in self._registry.ensembles()
             if served.graph is not None and name in ("", served.name)
             for step in served.graph.ensemble.steps
+            for model, _ in step.models
         }
 
     def _recheck(self, name: str) -> None:
@@ -384,10 +407,23 @@ class Lifecycle:
                 served.regraph(ensembles.graph(served.config, served.spec, self._look))
             except NaiadError as error:
                 logger.error("ensemble %r cannot go on: %s", served.name, error)
-                self._loaded.pop(served.name, None)
+                if self._loaded.pop(served.name, None) is not None:
+                    self._down[served.name] = self._steps_of(served.name)
                 self._withdraw(served, f"model '{name}' has changed: {error}")
             # Whatever has this ensemble in a step depends on the model, too.
             self._recheck(served.name)
+
+    def _retry(self, name: str) -> None:
+        """A model serves: so may the ensembles that are down and only wait for that."""
+        for ensemble, steps in self._down.items():
+            if name in steps and all(map(self._registry.serving, steps)):
+                self._background(self._load_again(ensemble))
+
+    async def _load_again(self, name: str) -> None:
+        # If it fails, that is noted; if it was unloaded meanwhile, it stays so.
+        if name in self._down:
+            with contextlib.suppress(NaiadError):
+                await self.load(name)
 
     def _plan(
         self, name: str, override: Override | None, upload: Upload | None

@@ -130,7 +130,7 @@ class ServedModel:
     def regraph(self, graph: Graph) -> None:
         """Go on with the models that an ensemble's steps have now."""
         if self._ensembled is not None:
-            self._ensembled.graph = graph
+            self._ensembled.regraph(graph)
 
     def hold(self) -> None:
         """Somebody may send requests until `release`, even if it is to be retired meanwhile."""
@@ -194,9 +194,10 @@ class ServedModel:
         """How long the load took."""
         return self._loaded.seconds
 
-    async def infer(self, request: Request) -> Response:
+    async def infer(self, request: Request, whole: bool = True) -> Response:
         """Check and run a request. Raises NaiadError for a bad one or a failed one.
 
+        whole: every output that is wanted must be there, or the model is at fault.
         Cancelling the call tells a model that is at work on it: `Request.cancelled`.
         """
         # A decoupled model takes no such call at all, so that there is nothing to check.
@@ -207,23 +208,24 @@ class ServedModel:
         except asyncio.CancelledError:
             request.cancel()
             raise
-        self._finish(request, response)
+        self._finish(request, response, whole)
         if sizes and self._padding is not None:
             self._padding.cut(response, sizes)
         if request.classes:
             await self._classify(request.classes, response)
         return response
 
-    async def stream(self, request: Request) -> AsyncGenerator[Part, None]:
+    async def stream(self, request: Request, whole: bool = True) -> AsyncGenerator[Part, None]:
         """Check and run a request; its responses as they come. The last part is final.
 
+        whole: as for `infer`.
         Raises NaiadError as `infer` does, at any point. Closing the iterator early cancels.
         """
         async with aclosing(self._scheduler.stream(request, self._check(request))) as parts:
             try:
                 async for part in parts:
                     if part.response is not None:
-                        self._finish(request, part.response)
+                        self._finish(request, part.response, whole)
                         if request.classes:
                             await self._classify(request.classes, part.response)
                     yield part
@@ -231,12 +233,12 @@ class ServedModel:
                 # However it ends, nobody reads on; a model that still runs may stop.
                 request.cancel()
 
-    def _finish(self, request: Request, response: Response) -> None:
+    def _finish(self, request: Request, response: Response, whole: bool) -> None:
         """Raises the response's error; else signs it."""
         if response.error is not None:
             raise response.error
         missing = len(response.outputs) != len(request.outputs)
-        if request.outputs and missing and self._ensembled is None:
+        if request.outputs and missing and whole and self._ensembled is None:
             raise self._wrong_outputs(request, response)
         response.model_name = self.name
         response.model_version = self.version
@@ -251,14 +253,21 @@ class ServedModel:
             response.outputs = await asyncio.to_thread(self._classes, wanted, response.outputs)
 
     def _classes(self, wanted: Mapping[str, int], outputs: Sequence[Tensor]) -> list[Tensor]:
-        labels = self._loaded.labels
         batched = self.spec.max_batch_size > 0
         return [
-            classify(tensor, wanted[tensor.name], labels.get(tensor.name, ()), batched)
+            classify(tensor, wanted[tensor.name], self.labels(tensor.name), batched)
             if tensor.name in wanted
             else tensor
             for tensor in outputs
         ]
+
+    def labels(self, output: str) -> Sequence[bytes]:
+        """Of an output's classes, by index; none if it has no labels. An ensemble has those of the
+        step that gives the output, unless it names a file itself."""
+        own = self._loaded.labels.get(output)
+        if own is None and self._ensembled is not None:
+            return self._ensembled.labels(output)
+        return own or ()
 
     def _wrong_outputs(self, request: Request, response: Response) -> Exception:
         given = [tensor.name for tensor in response.outputs]

@@ -278,7 +278,8 @@ def _entry(name: str, version: str, entry: VersionRecord, failure: str) -> Index
     if entry.model is None:
         return IndexEntry(name, version, entry.state, entry.reason)
     readiness = entry.model.readiness
-    state = entry.state if readiness.live else State.UNAVAILABLE
+    # An ensemble has no instances to lose.
+    state = entry.state if readiness.live or not readiness.count else State.UNAVAILABLE
     reasons = [*readiness.troubles, *((failure,) if failure else ())]
     return IndexEntry(name, version, state, "; ".join(reasons))
 

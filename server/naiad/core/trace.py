@@ -4,9 +4,11 @@ Lives on the event loop. It knows when a trace has ended, not what is in it: who
 request adds its marks. Settings are `tracesettings`' matter, files `tracefiles`'.
 """
 
+import contextlib
 import logging
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from itertools import count
 
 import numpy as np
@@ -22,7 +24,7 @@ logger = logging.getLogger(__name__)
 class RequestTrace(Trace):
     """The trace of one request. It has ended when all who hold it have let go."""
 
-    __slots__ = ("_ended", "_holders", "_levels", "record", "sampler")
+    __slots__ = ("_ended", "_holders", "_levels", "beget", "record")
 
     def __init__(
         self, levels: Iterable[TraceLevel], record: Record, ended: Callable[[Record], None]
@@ -32,8 +34,9 @@ class RequestTrace(Trace):
         self.record = record
         self._ended = ended
         self._holders = 1
-        self.sampler: Sampler | None = None
-        """What picked it."""
+        self.beget: Callable[[Request, str], RequestTrace] | None = None
+        """Begins the trace of a request that is made for this one, given the version that runs it;
+        None if there is to be none. Whoever calls it has to release that trace."""
 
     def mark(self, name: str, ns: int = 0) -> None:
         if TraceLevel.TIMESTAMPS in self._levels and self._holders:
@@ -57,6 +60,23 @@ class RequestTrace(Trace):
         self._holders -= 1
         if not self._holders:
             self._ended(self.record)
+
+
+@contextlib.contextmanager
+def begotten(parent: Trace | None, request: Request, version: str) -> Iterator[None]:
+    """The trace of a request from its beginning to its end, if that is made for a traced one."""
+    trace = None
+    if isinstance(parent, RequestTrace) and parent.beget is not None:
+        trace = parent.beget(request, version)
+    if trace is None:
+        yield
+        return
+    trace.mark("REQUEST_START")
+    try:
+        yield
+    finally:
+        trace.mark("REQUEST_END")
+        trace.release()
 
 
 def executed(
@@ -194,22 +214,18 @@ class Tracing:
         self._look()
         return self._made(sampler, request, version, 0)
 
-    def child(self, parent: RequestTrace, request: Request, version: str) -> RequestTrace | None:
-        """The same for a request that a model makes for one that is traced."""
-        sampler = parent.sampler
-        if sampler is None:
-            return None
-        sampler.running += 1
-        return self._made(sampler, request, version, parent.record.number)
-
     def _made(self, sampler: Sampler, request: Request, version: str, parent: int) -> RequestTrace:
         number = next(self._numbers)
         record = Record(number, request.model_name, version, request.id, parent=parent)
         trace = RequestTrace(sampler.settings.trace_level, record, sampler.collect)
-        trace.sampler = sampler
+        trace.beget = partial(self._child, sampler, number)
         trace.tensors("TENSOR_QUEUE_INPUT", request.inputs.values())
         request.trace = trace
         return trace
+
+    def _child(self, sampler: Sampler, parent: int, request: Request, version: str) -> RequestTrace:
+        sampler.running += 1
+        return self._made(sampler, request, version, parent)
 
     def close(self) -> None:
         """Trace nothing more and write what has ended; returns when it is written."""

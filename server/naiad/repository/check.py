@@ -4,7 +4,7 @@ Goes the way of a load, but does not stop at the first mistake. With backends at
 them complete the configurations from the models' files, and load each model once.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -32,6 +32,13 @@ class Finding:
         return f"{place(str(self.file), self.line)}: {path}{self.message}{hint}"
 
 
+Versions = Sequence[tuple[ModelConfig, ModelSpec]]
+"""A model's versions that would serve, ascending, with the completed configuration."""
+
+Graphs = Callable[[ModelConfig, ModelSpec, Callable[[str], Versions]], Sequence[Mistake]]
+"""What is wrong with an ensemble among the models that it finds by their names."""
+
+
 @dataclass(slots=True)
 class ModelReport:
     """What was found about one model.
@@ -52,11 +59,13 @@ def check(
     backends: BackendRegistry | None,
     models: Sequence[str] = (),
     config_name: str = "",
+    graphs: Graphs | None = None,
 ) -> list[ModelReport]:
     """One report for each model, sorted by name.
 
     paths: repositories, or folders of single models.  backends: None leaves out what only a
-    backend can tell.  models: check only these.
+    backend can tell.  models: check only these.  graphs: holds ensembles against their steps, which
+    may also lie beside the folder of a single model; None leaves that out.
     Raises INVALID_ARG for a path that is no folder, NOT_FOUND for a model that is nowhere.
     """
     single = [path for path in paths if _is_model(path)]
@@ -67,7 +76,12 @@ def check(
     for name in models:
         if name not in folders and name not in duplicates:
             repositories.find(name)
-    reports = [_check_model(folder, backends, config_name) for folder in folders.values()]
+    beside = Repositories([path.parent for path in single]).scan() if single else {}
+    checks = _Checks({**beside, **folders}, backends, config_name)
+    reports = [checks.of(folder.name).report for folder in folders.values()]
+    if backends is not None and graphs is not None:
+        for folder in folders.values():
+            checks.graph(folder.name, graphs)
     reports += [_duplicate_report(name, places) for name, places in duplicates.items()]
     wanted = [report for report in reports if not models or report.name in models]
     return sorted(wanted, key=lambda report: report.name)
@@ -114,9 +128,73 @@ def _duplicate_report(name: str, places: Sequence[Path]) -> ModelReport:
     return ModelReport(name, places[0], [_finding(places[0], duplicate(name, places))])
 
 
-def _check_model(
-    folder: ModelFolder, backends: BackendRegistry | None, config_name: str
-) -> ModelReport:
+@dataclass(slots=True)
+class _Check:
+    """What is known of a model. config: as far as it came; None if it cannot be read."""
+
+    report: ModelReport
+    folder: ModelFolder
+    config: ModelConfig | None = None
+
+    @property
+    def versions(self) -> Versions:
+        """Of a model without mistakes; none of another one."""
+        if self.config is None or self.report.mistakes:
+            return ()
+        config = self.config
+        numbers = config.versions(self.folder.versions)
+        return [(config, config.spec(number, self.folder)) for number in numbers]
+
+
+class _Checks:
+    """The checks of all models, each done once and when it is asked for."""
+
+    def __init__(
+        self,
+        folders: Mapping[str, ModelFolder],
+        backends: BackendRegistry | None,
+        config_name: str,
+    ) -> None:
+        self._folders = folders
+        self._backends = backends
+        self._config_name = config_name
+        self._done: dict[str, _Check] = {}
+
+    def of(self, name: str) -> _Check:
+        """Of a model that is there, by itself."""
+        if name not in self._done:
+            found = _check_model(self._folders[name], self._backends, self._config_name)
+            self._done[name] = found
+        return self._done[name]
+
+    def graph(self, name: str, graphs: Graphs) -> None:
+        """Hold an ensemble against its steps, if both are fine by themselves."""
+        check = self.of(name)
+        if check.config is None or not check.config.is_ensemble or not check.versions:
+            return
+        config, spec = check.versions[-1]
+        found = self._broken_steps(config) or graphs(config, spec, self._versions)
+        check.report.mistakes += [
+            _placed(check.report.file, mistake) for mistake in config.source.placed(found)
+        ]
+
+    def _versions(self, name: str) -> Versions:
+        return self.of(name).versions if name in self._folders else ()
+
+    def _broken_steps(self, config: ModelConfig) -> list[Mistake]:
+        return [
+            Mistake(
+                f"ensemble_scheduling.step[{index}].model_name",
+                f"model '{model}' has mistakes itself",
+                "mend those first",
+            )
+            for index, step in enumerate(config.ensemble_steps())
+            for model in step.models
+            if model in self._folders and not self._versions(model)
+        ]
+
+
+def _check_model(folder: ModelFolder, backends: BackendRegistry | None, config_name: str) -> _Check:
     report = ModelReport(folder.name, folder.path)
     report.warnings += _folder_warnings(folder)
     try:
@@ -125,7 +203,7 @@ def _check_model(
         _add(report, folder, error)
         if not folder.versions:
             report.mistakes.append(_no_version(folder))
-        return report
+        return _Check(report, folder)
     report.file = _file(folder, config.source.file)
     report.warnings += [_placed(report.file, one) for one in _config_warnings(config, folder)]
     config = _completed(config, folder, backends, report)
@@ -135,7 +213,7 @@ def _check_model(
     ]
     report.mistakes.sort(key=lambda finding: finding.line)
     report.completed = config.to_text()
-    return report
+    return _Check(report, folder, config)
 
 
 def _completed(

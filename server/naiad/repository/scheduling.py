@@ -266,6 +266,11 @@ class EnsembleStep:
     outputs: Mapping[str, str]
     extras: StepExtras
 
+    @property
+    def models(self) -> tuple[str, ...]:
+        """Its model and those that stand in for it."""
+        return (self.model, *(name for name in self.extras.fallback if name is not None))
+
 
 def ensemble_steps(
     message: pb.ModelConfig, extras: Mapping[str, StepExtras]

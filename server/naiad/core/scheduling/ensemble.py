@@ -11,10 +11,13 @@ import time
 from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
+from functools import partial
 from typing import Protocol
 
 from naiad.core.responses import Part
+from naiad.core.scheduling.controls import Controls, take
 from naiad.core.stats import Failure, ModelStatistics, Phases
+from naiad.core.trace import begotten, executed
 from naiad_backends.api import Request, Response, Tensor
 from naiad_backends.errors import Code, NaiadError, internal, invalid, unsupported
 from naiad_ensembles.batching import passed_on
@@ -30,11 +33,16 @@ class StepTarget(Protocol):
 
     version: str
 
-    async def infer(self, request: Request) -> Response:
-        """Run one request. Raises NaiadError."""
+    async def infer(self, request: Request, whole: bool = True) -> Response:
+        """Run one request. Raises NaiadError.
 
-    def stream(self, request: Request) -> AsyncGenerator[Part, None]:
+        whole: every output that is wanted must be there, or the model is at fault."""
+
+    def stream(self, request: Request, whole: bool = True) -> AsyncGenerator[Part, None]:
         """The same with any number of responses."""
+
+    def labels(self, output: str) -> Sequence[bytes]:
+        """Of an output's classes, by index; none if it has no labels."""
 
     def hold(self) -> None:
         """Keep it able to take requests until `release`."""
@@ -52,9 +60,10 @@ class Ensembled:
 
     def __init__(self, graph: Graph, find: Find, stats: ModelStatistics) -> None:
         self.in_flight = 0
-        self.graph = graph
-        """May be exchanged for one that differs in the models of the steps only."""
         self._find = find
+        self._kept: dict[tuple[str, str], StepTarget] = {}
+        self.graph = graph
+        self.regraph(graph)
         self._stats = stats
         self._idle = asyncio.Event()
         self._idle.set()
@@ -65,6 +74,26 @@ class Ensembled:
     def pending(self) -> int:
         """Requests begin their walk at once; they wait in the queues of the steps' models."""
         return 0
+
+    def regraph(self, graph: Graph) -> None:
+        """Go on with this graph, which differs in the models of the steps only.
+
+        They are held until the next one: who has a request of this ensemble's may send it on to
+        it when the registry does not have the models any more.
+        """
+        kept: dict[tuple[str, str], StepTarget] = {}
+        for model in (model for step in graph.ensemble.steps for model in step.models):
+            with contextlib.suppress(NaiadError):
+                kept[model] = self._find(Request(*model))
+        for target in kept.values():
+            target.hold()
+        self._release()
+        self.graph, self._kept = graph, kept
+
+    def _release(self) -> None:
+        for target in self._kept.values():
+            target.release()
+        self._kept = {}
 
     # -- requests
 
@@ -96,12 +125,14 @@ class Ensembled:
         failure: Failure | None = Failure.CANCELED
         try:
             async with aclosing(_Course(self, request).responses()) as responses:
-                async for outputs in responses:
+                async for response in responses:
                     first = first or time.perf_counter_ns()
                     if not self.graph.decoupled:
                         # Whoever has this response reads on no more.
                         failure = None
-                    yield Response(_chosen(request, outputs, self.graph))
+                    if request.trace is not None:
+                        executed(request.trace, arrived, None, response)
+                    yield response
             failure = None
         except NaiadError as error:
             if error.code is not Code.CANCELLED:
@@ -122,11 +153,27 @@ class Ensembled:
         if not self.in_flight:
             self._idle.set()
 
+    def labels(self, output: str) -> Sequence[bytes]:
+        """Of an output's classes: those of the step that gives it."""
+        source = self.graph.sources[output]
+        if source.step is None:
+            return ()
+        step = self.graph.nodes[source.step].step
+        with contextlib.suppress(NaiadError):
+            return self._find(Request(step.model, step.version)).labels(source.name)
+        return ()
+
     # -- steps of all requests
 
     def find(self, request: Request) -> StepTarget:
-        """As `Find`."""
-        return self._find(request)
+        """As `Find`, but those that are held are always there."""
+        try:
+            return self._find(request)
+        except NaiadError:
+            kept = self._kept.get((request.model_name, request.model_version))
+            if kept is None:
+                raise
+            return kept
 
     def begun(self, step: int) -> None:
         """A run of a step has begun."""
@@ -155,6 +202,7 @@ class Ensembled:
 
     async def stop(self) -> None:
         """There are no threads."""
+        self._release()
 
 
 class _Course:
@@ -169,10 +217,10 @@ class _Course:
         self._tasks: set[asyncio.Task[None]] = set()
         self._changed = asyncio.Event()
         self._targets: dict[tuple[str, str], StepTarget] = {}
+        self._controls = Controls()
 
-    async def responses(self) -> AsyncGenerator[dict[str, Tensor], None]:
-        """The outputs of each response as soon as they are complete. Raises the first error of a
-        step."""
+    async def responses(self) -> AsyncGenerator[Response, None]:
+        """Each response as soon as it is complete. Raises the first error of a step."""
         walk = self._walk
         try:
             self._hold_all()
@@ -181,12 +229,13 @@ class _Course:
                 ready = walk.ready()
                 if len(ready) == 1 and not self._tasks and not self._is_decoupled(ready[0]):
                     # A chain needs no tasks.
-                    await self._run(ready[0])
+                    await self._run_counted(ready[0])
                 else:
                     for run in ready:
                         self._begin(run)
                 for outputs in walk.responses():
-                    yield outputs
+                    tensors = _chosen(self._request, outputs, self._graph)
+                    yield Response(tensors, self._controls.of(outputs.values()))
                 if walk.error is not None:
                     raise walk.error
                 if walk.ended:
@@ -202,10 +251,10 @@ class _Course:
     def _hold_all(self) -> None:
         """The models of all steps, as they are now: a request sees no reload in its course."""
         for index in self._graph.plan(self._request.outputs).steps:
-            step = self._graph.nodes[index].step
-            # One that is not there is told when its turn comes; it may have a fallback.
-            with contextlib.suppress(NaiadError):
-                self._target(step.model, step.version)
+            for model, version in self._graph.nodes[index].step.models:
+                # One that is not there is told when its turn comes, if that comes.
+                with contextlib.suppress(NaiadError):
+                    self._target(model, version)
 
     def _target(self, model: str, version: str) -> StepTarget:
         target = self._targets.get((model, version))
@@ -227,11 +276,23 @@ class _Course:
     def _begin(self, run: Run[Tensor]) -> None:
         task = asyncio.get_running_loop().create_task(self._run(run))
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        # A task that is cancelled early never begins, so that it cannot count itself.
+        self._ensemble.begun(run.step)
+        task.add_done_callback(partial(self._ended, run.step))
+
+    def _ended(self, step: int, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        self._ensemble.ended(step)
+
+    async def _run_counted(self, run: Run[Tensor]) -> None:
+        self._ensemble.begun(run.step)
+        try:
+            await self._run(run)
+        finally:
+            self._ensemble.ended(run.step)
 
     async def _run(self, run: Run[Tensor]) -> None:
         """Run a step once and tell the walk. Raises nothing but cancellation."""
-        self._ensemble.begun(run.step)
         try:
             node = self._graph.nodes[run.step]
             if run.reads is not None and not self._holds(node, run.reads):
@@ -246,8 +307,8 @@ class _Course:
             if self._is_decoupled(run):
                 await self._stream(run, target, request)
             else:
-                response = await target.infer(request)
-                self._walk.finished(run, _by_name(response))
+                response = await self._infer(target, request)
+                self._walk.finished(run, self._outputs(run, response))
         except NaiadError as error:
             self._walk.failed(run, self._named(run, error))
         except Exception as error:
@@ -255,16 +316,30 @@ class _Course:
             reason = internal(f"{type(error).__name__}: {error}")
             self._walk.failed(run, self._named(run, reason))
         finally:
-            self._ensemble.ended(run.step)
             self._changed.set()
 
+    async def _infer(self, target: StepTarget, request: Request) -> Response:
+        if self._request.trace is None:
+            return await target.infer(request, whole=False)
+        with begotten(self._request.trace, request, target.version):
+            return await target.infer(request, whole=False)
+
     async def _stream(self, run: Run[Tensor], target: StepTarget, request: Request) -> None:
-        async with aclosing(target.stream(request)) as parts:
-            async for part in parts:
-                outputs = None if part.response is None else _by_name(part.response)
-                self._walk.finished(run, outputs, part.final)
-                self._changed.set()
-                await self._ensemble.room_behind(run.step)
+        with begotten(self._request.trace, request, target.version):
+            async with aclosing(target.stream(request, whole=False)) as parts:
+                async for part in parts:
+                    outputs = None if part.response is None else self._outputs(run, part.response)
+                    self._walk.finished(run, outputs, part.final)
+                    # At once, so that these count when there is to be room for them.
+                    for reader in self._walk.ready():
+                        self._begin(reader)
+                    self._changed.set()
+                    await self._ensemble.room_behind(run.step)
+
+    def _outputs(self, run: Run[Tensor], response: Response) -> Mapping[str, Tensor]:
+        """By the model's names."""
+        self._controls.note(run.inputs.values(), response.parameters, response.outputs)
+        return _by_name(response)
 
     def _holds(self, node: Node, reads: Mapping[str, Tensor]) -> bool:
         condition = node.condition
@@ -276,7 +351,7 @@ class _Course:
         """Run the model once for each item, all side by side, and put the outputs together."""
         items = mapper.split(run.inputs)
         calls = [
-            asyncio.ensure_future(target.infer(self._step_request(run, inputs)))
+            asyncio.ensure_future(self._infer(target, self._step_request(run, inputs)))
             for inputs in items.runs
         ]
         try:
@@ -303,7 +378,7 @@ class _Course:
 
     def _step_request(self, run: Run[Tensor], inputs: dict[str, Tensor]) -> Request:
         node, given = self._graph.nodes[run.step], self._request
-        return Request(
+        request = Request(
             model_name=run.model,
             model_version=run.version,
             id=given.id,
@@ -317,6 +392,10 @@ class _Course:
             parameters=given.parameters,
             callers=given.callers,
         )
+        controls = self._controls.of(run.inputs.values())
+        if controls:
+            take(request, controls)
+        return request
 
     def _named(self, run: Run[Tensor], error: NaiadError) -> NaiadError:
         text = f"ensemble '{self._name}', step {run.step} (model '{run.model}'): {error}"
@@ -324,8 +403,6 @@ class _Course:
 
 
 def _by_name(response: Response) -> Mapping[str, Tensor]:
-    if response.error is not None:
-        raise response.error
     return {tensor.name: tensor for tensor in response.outputs}
 
 
