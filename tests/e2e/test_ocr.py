@@ -232,3 +232,20 @@ def test_two_images_are_refused(server: ServerProcess) -> None:
     reply = server.post("/v2/models/ocr/infer", {"inputs": [{**data, "data": ["a", "b"]}]})
     assert reply.status == 400
     assert "image" in reply.json()["error"]
+
+
+def test_a_model_that_is_not_loaded_is_named(
+    example_repository: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """Loading ocr loads its steps, but not what ocr_read asks. Pages without text need nothing of
+    that."""
+    flags = ["--model-control-mode=explicit", "--load-model=ocr"]
+    log = tmp_path_factory.mktemp("server")
+    picture = page()
+    write(picture, "somewhere", 20, 20, font(32))
+    with serving(log, example_repository, flags=flags) as server:
+        assert read(server, whole()) == [[]]
+        with pytest.raises(
+            tritonclient.utils.InferenceServerException, match=r"ocr_read.*ppocr_cls"
+        ):
+            read(server, encoded(picture))

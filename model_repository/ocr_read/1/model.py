@@ -19,7 +19,7 @@ from . import boxes, lines
 DIRECTION_WIDTH = 192
 SURE = 0.9
 """Probability from which a line is taken to stand on its head."""
-WIDTHS = range(320, 3201, 320)
+WIDTHS = range(160, 3201, 160)
 """Lines are padded to one of them, so that many have the same shape; longer ones are squeezed."""
 
 
