@@ -1,8 +1,8 @@
 """`python -m benchmarks.python_models`: the same `model.py` files in Triton and in Naiad.
 
 Naiad runs them twice, in processes of their own as Triton does, and on threads of the server.
-Beside single requests: calls of another model in the middle of `execute`, and many responses to
-one request.
+Beside single requests: calls of another model in the middle of `execute`, ensembles of one step and
+of three, and many responses to one request.
 """
 
 import os

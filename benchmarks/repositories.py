@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterable
+from itertools import pairwise
 from pathlib import Path
 
 PEER_MODELS = Path(__file__).parent / "peer_models"
@@ -74,7 +75,9 @@ _PYTHON = {
         1,
     ),
 }
-PYTHON_MODELS = tuple(_PYTHON)
+# Ensembles of so many steps, all of them `identity`.
+_CHAINS = {"steps_1": 1, "steps_3": 3}
+PYTHON_MODELS = (*_PYTHON, *_CHAINS)
 
 _STREAM = (
     'input [ { name: "audio" data_type: TYPE_FP32 dims: [ 512 ] } ]\n'
@@ -156,6 +159,20 @@ def write_python(root: Path, execution: str = "") -> None:
         head = f'backend: "python"\nmax_batch_size: 64\n{_instances(instances)}'
         _write_config(root / model, [head, lines, kind])
         shutil.copy(PEER_MODELS / f"triton_{code}.py", root / model / "1" / "model.py")
+    for model, number in _CHAINS.items():
+        _write_config(root / model, ["max_batch_size: 64\n", _TENSORS["identity"], _chain(number)])
+
+
+def _chain(number: int) -> str:
+    """An ensemble's steps, one behind the other."""
+    names = ["INPUT0", *(f"between{step}" for step in range(1, number)), "OUTPUT0"]
+    steps = ",\n".join(
+        f'    {{ model_name: "identity" model_version: -1\n'
+        f'      input_map {{ key: "INPUT0" value: "{before}" }}\n'
+        f'      output_map {{ key: "OUTPUT0" value: "{behind}" }} }}'
+        for before, behind in pairwise(names)
+    )
+    return f'platform: "ensemble"\nensemble_scheduling {{\n  step [\n{steps}\n  ]\n}}\n'
 
 
 def write_streams(root: Path, server: str, onnx: Path) -> None:
