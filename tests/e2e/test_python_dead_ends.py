@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tests.e2e import ensembles
 from tests.e2e.process import Reply, ServerProcess, serving
 
 MODEL = """
@@ -43,6 +44,11 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     repository = tmp_path_factory.mktemp("repository")
     for name, count in (("one", 1), ("two", 2)):
         write(repository / name, count)
+        maps = {"path": "path"}, {"y": "y"}
+        text = ensembles.config(
+            {"path": ("STRING", "1")}, {"y": ("INT32", "1")}, ensembles.step(name, *maps), batch=0
+        )
+        ensembles.write(repository, f"pipe_{name}", text)
     with serving(tmp_path_factory.mktemp("server"), repository) as server:
         yield server
 
@@ -70,3 +76,12 @@ def test_a_request_that_could_never_run_is_refused(server: ServerProcess, path: 
     assert (reply.status, reply.json()["code"]) == (503, "UNAVAILABLE")
     assert "cannot take this call" in reply.json()["error"]
     assert ask(server, "two one").status == 200
+
+
+def test_calls_of_ensembles(server: ServerProcess) -> None:
+    assert ask(server, "one pipe_two").status == 200
+    assert ask(server, "two pipe_two").status == 200
+    answer = ask(server, "one pipe_two pipe_one")
+    assert answer.status == 503
+    text = "ensemble 'pipe_one', step 0 (model 'one'): model 'one' cannot take this call"
+    assert text in answer.json()["error"]

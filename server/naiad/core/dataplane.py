@@ -16,6 +16,7 @@ from naiad.core.responses import Part
 from naiad.core.shared_memory import SharedMemory
 from naiad.core.trace import RequestTrace, Tracing
 from naiad.core.tracesettings import TraceSettings
+from naiad.core.waits import Waits
 from naiad.repository.config import ModelConfig
 from naiad.repository.override import Override
 from naiad_backends.api import Instance, ModelSpec, Request, Response, TensorSpec, Trace
@@ -157,6 +158,11 @@ class DataPlane:
 
     def _model(self, request: Request) -> ServedModel:
         return self._registry.route(request)
+
+    @property
+    def waits(self) -> Waits:
+        """The models' calls of each other that are on their way."""
+        return self._registry.waits
 
     def instances(self, request: Request) -> Sequence[Instance]:
         """Those that could run a request. Raises as `infer` does for an unknown model."""

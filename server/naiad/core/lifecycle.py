@@ -570,8 +570,7 @@ class Lifecycle:
         options = self._options
 
         def apply() -> None:
-            find = self._registry.route
-            served = ServedModel(loaded, options.latencies, gate, options.readiness, find)
+            served = ServedModel(loaded, options.latencies, gate, options.readiness, self._registry)
             self._files[served] = plan.files
             self._publish(served)
 

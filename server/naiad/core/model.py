@@ -17,7 +17,7 @@ from naiad.core.scheduling.cached import Cached
 from naiad.core.scheduling.decoupled import Decoupled
 from naiad.core.scheduling.direct import Direct
 from naiad.core.scheduling.dynamic import Dynamic
-from naiad.core.scheduling.ensemble import Ensembled, Find
+from naiad.core.scheduling.ensemble import Ensembled, Models
 from naiad.core.scheduling.feed import Feed
 from naiad.core.scheduling.gate import Gate
 from naiad.core.scheduling.limiter import Seat
@@ -66,10 +66,12 @@ def _scheduler(
     return Dynamic(name, loaded.instances, stats, batching, largest, key, patience, gate)
 
 
-def _ensembled(loaded: LoadedModel, stats: ModelStatistics, find: Find | None) -> Ensembled | None:
-    if loaded.graph is None or find is None:
+def _ensembled(
+    loaded: LoadedModel, stats: ModelStatistics, models: Models | None
+) -> Ensembled | None:
+    if loaded.graph is None or models is None:
         return None
-    return Ensembled(loaded.graph, find, stats)
+    return Ensembled(loaded.graph, models, stats)
 
 
 class ServedModel:
@@ -81,12 +83,12 @@ class ServedModel:
         latencies: LatencyOptions = DEFAULT_LATENCIES,
         gate: Gate | None = None,
         readiness: ModelReadiness = ModelReadiness.ALL,
-        find: Find | None = None,
+        models: Models | None = None,
     ) -> None:
         """latencies: which of them are kept for metrics.
         gate: the instances' places at the rate limiter, if there is one.
         readiness: how many instances have to be fine for it to count as ready.
-        find: the models of an ensemble's steps."""
+        models: those of an ensemble's steps."""
         self.name = loaded.spec.name
         self.version = str(loaded.spec.version)
         self.config = loaded.config
@@ -101,7 +103,7 @@ class ServedModel:
         self._padding = Padding(loaded.spec, buckets) if buckets else None
         self.gate = gate
         """The instances' places at the rate limiter, if there is one."""
-        self._ensembled = _ensembled(loaded, self.stats, find)
+        self._ensembled = _ensembled(loaded, self.stats, models)
         scheduler = self._ensembled or _scheduler(loaded, self.stats, gate)
         self._scheduler: Scheduler = scheduler
         if loaded.cache is not None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from naiad.core.model import ServedModel
+from naiad.core.waits import Waits
 from naiad_backends.api import Request
 from naiad_backends.errors import NaiadError, invalid, not_found, unavailable
 
@@ -65,6 +66,8 @@ class Registry:
 
     def __init__(self) -> None:
         self._models: dict[str, ModelRecord] = {}
+        self.waits = Waits()
+        """The models' calls of each other that are on their way."""
         self.listeners: list[Callable[[], None]] = []
         """Called after every change; they must be quick."""
 

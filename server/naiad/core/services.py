@@ -6,7 +6,6 @@ from contextlib import AbstractContextManager, aclosing
 from functools import partial
 
 from naiad.core.dataplane import DataPlane
-from naiad.core.waits import Waits
 from naiad_backends.api import Request, Response
 from naiad_backends.errors import NaiadError
 from naiad_backends.services import CustomMetrics, Services
@@ -18,7 +17,7 @@ class ServerServices(Services):
     def __init__(self, dataplane: DataPlane) -> None:
         self._loop = asyncio.get_running_loop()
         self._dataplane = dataplane
-        self._waits = Waits()
+        self._waits = dataplane.waits
 
     @property
     def loop(self) -> asyncio.AbstractEventLoop:

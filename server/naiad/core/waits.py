@@ -40,13 +40,15 @@ class Waits:
         """While a call is on its way.
 
         callers: the instances that do nothing but wait for it; nothing is looked at if there are
-        none.  targets: any of these instances could run it.  model: their model's name.
+        none.  targets: any of these instances could run it; nothing is looked at if there are none,
+            as of an ensemble, whose steps are calls themselves.  model: their model's name.
         Raises UNAVAILABLE if none of them ever could.
         """
-        if not callers:
+        able = targets() if callers else ()
+        if not able:
             yield
             return
-        wait = _Wait(callers, targets())
+        wait = _Wait(callers, able)
         self._waits[wait] = None
         waiting = self._callers
         waiting.update(callers)

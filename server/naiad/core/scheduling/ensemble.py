@@ -9,7 +9,7 @@ import contextlib
 import logging
 import time
 from collections import Counter
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from contextlib import aclosing
 from functools import partial
 from typing import Protocol
@@ -18,7 +18,8 @@ from naiad.core.responses import Part
 from naiad.core.scheduling.controls import Controls, take
 from naiad.core.stats import Failure, ModelStatistics, Phases
 from naiad.core.trace import begotten, executed
-from naiad_backends.api import Request, Response, Tensor
+from naiad.core.waits import Waits
+from naiad_backends.api import Instance, Request, Response, Tensor
 from naiad_backends.errors import Code, NaiadError, internal, invalid, unsupported
 from naiad_ensembles.batching import passed_on
 from naiad_ensembles.graph import Feed, Graph, Node
@@ -32,6 +33,10 @@ class StepTarget(Protocol):
     """A version of a step's model that takes requests."""
 
     version: str
+
+    @property
+    def instances(self) -> Sequence[Instance]:
+        """Those that run its requests now."""
 
     async def infer(self, request: Request, whole: bool = True) -> Response:
         """Run one request. Raises NaiadError.
@@ -51,16 +56,21 @@ class StepTarget(Protocol):
         """The end of a `hold`."""
 
 
-Find = Callable[[Request], StepTarget]
-"""The version that serves a request now. Raises NaiadError."""
+class Models(Protocol):
+    """All models."""
+
+    waits: Waits
+
+    def route(self, request: Request) -> StepTarget:
+        """The version that serves a request now. Raises NaiadError."""
 
 
 class Ensembled:
     """Walks requests over one ensemble version's graph."""
 
-    def __init__(self, graph: Graph, find: Find, stats: ModelStatistics) -> None:
+    def __init__(self, graph: Graph, models: Models, stats: ModelStatistics) -> None:
         self.in_flight = 0
-        self._find = find
+        self._models = models
         self._kept: dict[tuple[str, str], StepTarget] = {}
         self.graph = graph
         self.regraph(graph)
@@ -84,7 +94,7 @@ class Ensembled:
         kept: dict[tuple[str, str], StepTarget] = {}
         for model in (model for step in graph.ensemble.steps for model in step.models):
             with contextlib.suppress(NaiadError):
-                kept[model] = self._find(Request(*model))
+                kept[model] = self._models.route(Request(*model))
         for target in kept.values():
             target.hold()
         self._release()
@@ -160,15 +170,20 @@ class Ensembled:
             return ()
         step = self.graph.nodes[source.step].step
         with contextlib.suppress(NaiadError):
-            return self._find(Request(step.model, step.version)).labels(source.name)
+            return self._models.route(Request(step.model, step.version)).labels(source.name)
         return ()
 
     # -- steps of all requests
 
+    @property
+    def waits(self) -> Waits:
+        """The models' calls of each other that are on their way."""
+        return self._models.waits
+
     def find(self, request: Request) -> StepTarget:
-        """As `Find`, but those that are held are always there."""
+        """As `Models.route`, but those that are held are always there."""
         try:
-            return self._find(request)
+            return self._models.route(request)
         except NaiadError:
             kept = self._kept.get((request.model_name, request.model_version))
             if kept is None:
@@ -319,13 +334,24 @@ class _Course:
             self._changed.set()
 
     async def _infer(self, target: StepTarget, request: Request) -> Response:
-        if self._request.trace is None:
+        if self._request.trace is None and not request.callers:
             return await target.infer(request, whole=False)
-        with begotten(self._request.trace, request, target.version):
+        with self._beside(target, request):
             return await target.infer(request, whole=False)
 
+    @contextlib.contextmanager
+    def _beside(self, target: StepTarget, request: Request) -> Iterator[None]:
+        """What goes with a step's request: its trace, and word of who waits for it."""
+        with (
+            begotten(self._request.trace, request, target.version),
+            self._ensemble.waits.waiting(
+                request.callers, lambda: target.instances, request.model_name
+            ),
+        ):
+            yield
+
     async def _stream(self, run: Run[Tensor], target: StepTarget, request: Request) -> None:
-        with begotten(self._request.trace, request, target.version):
+        with self._beside(target, request):
             async with aclosing(target.stream(request, whole=False)) as parts:
                 async for part in parts:
                     outputs = None if part.response is None else self._outputs(run, part.response)
