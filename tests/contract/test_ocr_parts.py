@@ -120,6 +120,14 @@ def test_the_order_is_that_of_reading() -> None:
     np.testing.assert_allclose(tops_and_lefts, np.array(expected) - 13.7, atol=0.1)
 
 
+def test_noise_has_no_more_boxes_than_allowed() -> None:
+    page = np.zeros((400, 400), np.float32)
+    for top in range(0, 400, 8):
+        for left in range(0, 400, 8):
+            page[top : top + 4, left : left + 4] = 0.9
+    assert len(boxes.find(page)) == boxes.MOST_REGIONS < 50 * 50
+
+
 @given(st.lists(st.integers(0, 3), max_size=12))
 def test_repeated_characters_count_once(best: list[int]) -> None:
     probabilities = np.full((len(best), 4), 0.1, np.float32)

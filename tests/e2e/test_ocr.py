@@ -174,6 +174,17 @@ def test_a_large_photograph_that_lies_on_its_side(server: ServerProcess) -> None
     assert_near(line.box, drawn, 50)
 
 
+def test_a_grey_picture_of_16_bits(server: ServerProcess) -> None:
+    """Dark grey on grey, both more than 8 bits hold."""
+    picture = page(320, 96)
+    write(picture, "deep grey", 20, 20, font(40))
+    values = np.asarray(picture.convert("L")).astype(np.uint16) * 150 + 5000
+
+    ((line,),) = read(server, encoded(Image.fromarray(values)))
+
+    assert line.text == "deep grey"
+
+
 @pytest.mark.parametrize("colour", [None, "white"])
 def test_a_transparent_picture_is_seen_on_white(server: ServerProcess, colour: str | None) -> None:
     picture = Image.new("RGBA", (320, 96), (0, 0, 0, 0))

@@ -53,6 +53,8 @@ def decode(image):
     if width * height > MOST_PIXELS:
         raise ValueError(f"it has {width} x {height} pixels, more than {MOST_PIXELS}")
     picture = ImageOps.exif_transpose(opened)
+    if picture.mode.startswith("I"):  # 16 bits, of which Pillow's conversion cuts all above 255.
+        picture = Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
     if picture.has_transparency_data:
         picture = picture.convert("RGBA")
         picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)

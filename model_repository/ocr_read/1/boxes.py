@@ -5,6 +5,8 @@ of a line, so boxes grow by a distance that depends on their size. Knows nothing
 characters.
 """
 
+from heapq import nlargest
+
 import numpy as np
 
 THRESHOLD = 0.3
@@ -15,6 +17,8 @@ GROWTH = 1.6
 """Distance by which a box grows, as part of its area over its circumference."""
 LEAST_SIDE = 3
 """Pixels; smaller regions are noise."""
+MOST_REGIONS = 1000
+"""The largest count, so that no picture takes for ever."""
 
 
 def find(probabilities):
@@ -25,9 +29,10 @@ def find(probabilities):
     sums = np.concatenate(([0], np.cumsum(probabilities, dtype=np.float64)))
     starts = runs[:, 0] * probabilities.shape[1]
     weights = sums[starts + runs[:, 2]] - sums[starts + runs[:, 1]]
+    sizes = runs[:, 2] - runs[:, 1]
     boxes = []
-    for members in regions(runs):
-        mean = weights[members].sum() / (runs[members, 2] - runs[members, 1]).sum()
+    for members in nlargest(MOST_REGIONS, regions(runs), lambda members: sizes[members].sum()):
+        mean = weights[members].sum() / sizes[members].sum()
         axes, low, high = smallest_rectangle(hull(corners(runs[members])))
         width, height = high - low
         if mean >= LEAST_MEAN and min(width, height) >= LEAST_SIDE:
@@ -70,10 +75,15 @@ def regions(runs):
 
 
 def corners(runs):
-    """The four corners of each run: [4 n, 2] with x and y."""
-    rows, begins, ends = runs.T
+    """The outer corners of a region in each of its rows: [4 n, 2] with x and y. runs: its own."""
+    rows, first = np.unique(runs[:, 0], return_index=True)
+    last = np.append(first[1:], len(runs)) - 1
     return np.concatenate(
-        [np.stack((x, y), axis=1) for x in (begins, ends) for y in (rows, rows + 1)]
+        [
+            np.stack((x, y), axis=1)
+            for x in (runs[first, 1], runs[last, 2])
+            for y in (rows, rows + 1)
+        ]
     )
 
 
