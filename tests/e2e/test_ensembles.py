@@ -476,6 +476,13 @@ def test_one_response_for_each_of_a_decoupled_step(server: ServerProcess) -> Non
         assert stream.empty
 
 
+def test_responses_over_http(server: ServerProcess) -> None:
+    given = {"IN": [1, 2, 3], "DELAY": [0, 0, 0], "WAIT": [0]}
+    answer = server.post("/v2/models/many/generate_stream", given)
+    events = [json.loads(line[6:]) for line in answer.body.decode().split("\n\n") if line]
+    assert [event["y"] for event in events] == [1, 2, 3]
+
+
 def test_a_bad_request_of_a_decoupled_step(server: ServerProcess) -> None:
     with tritonclient.grpc.InferenceServerClient(server.grpc) as client:
         stream = Stream(client)
