@@ -252,3 +252,20 @@ def test_a_configuration_that_comes_with_the_load(server: ServerProcess) -> None
     assert answer.status == 400
     assert "step model 'nothing' is not loaded: no repository has" in answer.json()["error"]
     assert good(server)
+
+
+def test_a_cache_forgets_what_other_models_said(repository: Path, tmp_path: Path) -> None:
+    graphs.write_model(repository, "add", {1: graphs.add(1)})
+    adding = ensembles.config(
+        {"x": FLOATS}, {"y": FLOATS}, step("add", {"x": "x"}, {"y": "y"}), batch=4
+    )
+    ensembles.write(repository, "cached", adding + "response_cache { enable: true }")
+    flags = ["--model-control-mode=explicit", "--cache-config=local,size=1048576"]
+    with serving(tmp_path, repository, flags=flags) as server:
+        load(server, "cached")
+        for _ in range(2):
+            assert infer(server, "cached").json()["outputs"][0]["data"] == [2, 3]
+        assert figure(server, "nv_cache_num_hits_per_model", "cached") == 1
+        graphs.write_model(repository, "add", {1: graphs.add(5)})
+        load(server, "add")
+        assert infer(server, "cached").json()["outputs"][0]["data"] == [6, 7]

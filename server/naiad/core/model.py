@@ -6,6 +6,7 @@ from collections.abc import AsyncGenerator, Coroutine, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import replace
 
+from naiad.core.cache.keys import own_identity
 from naiad.core.checks import RequestCheck
 from naiad.core.classification import classify
 from naiad.core.latencies import DEFAULT_LATENCIES, Histograms, LatencyOptions, Summaries
@@ -133,6 +134,8 @@ class ServedModel:
         """Go on with the models that an ensemble's steps have now."""
         if self._ensembled is not None:
             self._ensembled.regraph(graph)
+            if isinstance(self._scheduler, Cached):
+                self._scheduler.renew(own_identity())
 
     def hold(self) -> None:
         """Somebody may send requests until `release`, even if it is to be retired meanwhile."""

@@ -104,6 +104,12 @@ class Cached:
     def _canceled(self, arrived: int) -> None:
         self._stats.failed(arrived, time.perf_counter_ns(), Failure.CANCELED)
 
+    def renew(self, identity: bytes) -> None:
+        """What was answered so far holds no more.  identity: what keys begin with from now on."""
+        self._store.forget(self._identity)
+        self._identity = identity
+        self._keys = Keys(identity)
+
     # -- flights
 
     async def _join(self, key: bytes, request: Request, batch_size: int, arrived: int) -> Response:

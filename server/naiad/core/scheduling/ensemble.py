@@ -99,6 +99,8 @@ class Ensembled:
             target.hold()
         self._release()
         self.graph, self._kept = graph, kept
+        self.models = [step.models for step in graph.ensemble.steps]
+        """By step, names and versions of the models that may run it."""
 
     def _release(self) -> None:
         for target in self._kept.values():
@@ -266,7 +268,7 @@ class _Course:
     def _hold_all(self) -> None:
         """The models of all steps, as they are now: a request sees no reload in its course."""
         for index in self._graph.plan(self._request.outputs).steps:
-            for model, version in self._graph.nodes[index].step.models:
+            for model, version in self._ensemble.models[index]:
                 # One that is not there is told when its turn comes, if that comes.
                 with contextlib.suppress(NaiadError):
                     self._target(model, version)
