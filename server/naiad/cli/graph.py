@@ -50,7 +50,8 @@ def _lines(
         made |= dict.fromkeys(step.outputs.values(), f"step{number}")
         yield f"    step{number}[{_text(_title(number, step, times))}]"
     for number, step in enumerate(steps):
-        for tensor in dict.fromkeys(step.inputs.values()):
+        # Maps of a configuration have no order.
+        for tensor in sorted(set(step.inputs.values())):
             yield f"    {made.get(tensor, 'unknown')} -->|{_text(tensor)}| step{number}"
     for number, name in enumerate(outputs):
         yield f"    out{number}([{_text(name)}])"

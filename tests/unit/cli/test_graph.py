@@ -32,8 +32,8 @@ flowchart LR
 #quot;yes#quot;\
 <br/>for each item of between<br/>2 retries<br/>else third, nothing"]
     in0 -->|"X"| step0
-    step0 -->|"between"| step1
     in0 -->|"X"| step1
+    step0 -->|"between"| step1
     out0(["Y"])
     step1 --> out0
 """
