@@ -53,8 +53,6 @@ class WorkerProcess:
         ended: called once with how the process came to its end, when no message can come any more.
         """
         self.name = name
-        self.python = ""
-        """The version of its interpreter."""
         self.work: Take = self._unexpected
         """Takes messages of the channel of work, once the worker is ready."""
         self._loop = loop

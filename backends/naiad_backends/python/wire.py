@@ -12,6 +12,7 @@ from naiad_backends.errors import Code, NaiadError
 from naiad_backends.python.runtime import heads
 from naiad_backends.python.runtime.errors import ErrorCode
 from naiad_backends.python.runtime.parcel import Packer, Unpacker
+from naiad_backends.reshape import fits, translate
 
 _MOST_DIMS, _MOST_ELEMENTS = 32, 1 << 48
 """Of any array that NumPy can make, also if one of its dimensions is 0."""
@@ -22,25 +23,14 @@ START, END = 1, 2
 
 def model_shape(shape: tuple[int, ...], spec: TensorSpec, batched: bool) -> tuple[int, ...]:
     """A shape that fits the configuration's dims, as its reshape wants it."""
-    return _translated(shape, spec.dims, spec.model_dims, batched)
+    return translate(shape, spec.dims, spec.model_dims, batched)
 
 
 def client_shape(shape: tuple[int, ...], spec: TensorSpec, batched: bool) -> tuple[int, ...]:
     """The other way; a shape that does not fit stays as it is."""
-    dims = spec.model_dims
-    rest = shape[1:] if batched else shape
-    fits = len(rest) == len(dims) and all(
-        dim in (-1, size) for dim, size in zip(dims, rest, strict=True)
-    )
-    return _translated(shape, dims, spec.dims, batched) if fits else shape
-
-
-def _translated(
-    shape: tuple[int, ...], source: Sequence[int], target: Sequence[int], batched: bool
-) -> tuple[int, ...]:
-    batch, rest = (shape[:1], shape[1:]) if batched else ((), shape)
-    free = iter([size for size, dim in zip(rest, source, strict=True) if dim == -1])
-    return batch + tuple(next(free) if dim == -1 else dim for dim in target)
+    if not fits(shape, spec.model_dims, batched):
+        return shape
+    return translate(shape, spec.model_dims, spec.dims, batched)
 
 
 def reshaped(specs: Sequence[TensorSpec]) -> Mapping[str, TensorSpec]:
