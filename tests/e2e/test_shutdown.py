@@ -149,13 +149,20 @@ def test_idle_connections_do_not_hold_it_up(repository: Path, log: Path) -> None
         assert_good_end(server)
 
 
+def one_waits(server: ServerProcess, calls: list[Future[Reply]]) -> bool:
+    """Whether one of the calls of `endless` is queued; none of them may have an answer."""
+    for call in calls:
+        assert not call.done(), call.result()
+    return figure(server, "nv_inference_pending_request_count", "endless") > 0
+
+
 def test_the_exit_timeout_bounds_it(tmp_path: Path, log: Path, threads: ThreadPoolExecutor) -> None:
     graphs.write_model(tmp_path / "models", "endless", {1: graphs.endless()}, ONE_INSTANCE)
     with starting(log, tmp_path / "models", flags=["--exit-timeout-secs=1"]) as server:
         server.wait_ready()
         path = "/v2/models/endless/infer"
         calls = [threads.submit(server.post, path, ENDLESS_BODY) for _ in range(2)]
-        server.wait_for(lambda: figure(server, "nv_inference_pending_request_count", "endless"))
+        server.wait_for(lambda: one_waits(server, calls))
         server.signal()
         assert server.wait() == 1
         assert "still busy 1 s" in server.log()
