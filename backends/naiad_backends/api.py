@@ -22,6 +22,7 @@ from naiad_backends.datatypes import BY_NUMPY, DATATYPES
 from naiad_backends.errors import NaiadError, internal, invalid
 
 if TYPE_CHECKING:
+    from naiad_backends.generation import TextTools
     from naiad_backends.services import Services
 
 Parameter = bool | int | float | str
@@ -566,6 +567,9 @@ class Model(ABC):
 
     Ownership: the server owns it and calls `close` once, after all its instances were closed.
     """
+
+    text: "TextTools | None" = None
+    """The tokens of a model that writes or embeds text, if its backend knows them."""
 
     @abstractmethod
     def instance(self, placement: Placement) -> Instance:

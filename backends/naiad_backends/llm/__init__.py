@@ -1,0 +1,1 @@
+"""Large language models: our own engine with a paged KV cache."""

@@ -1,0 +1,1 @@
+"""The engine: what runs in the process that has the weights. Knows tokens, not text."""

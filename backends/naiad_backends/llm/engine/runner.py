@@ -1,0 +1,57 @@
+"""What runs the model: plain arrays in, logits out. One implementation for each way to compute."""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Ints = npt.NDArray[np.int32]
+
+
+@dataclass(slots=True)
+class Step:
+    """What one step computes: T new tokens of B sequences, those of a sequence side by side,
+    sequences with one token first.
+
+    tokens: [T]; -1 stands for the token that the step before has chosen for this sequence and that
+        is still on the device (only for a runner that overlaps).
+    positions: [T], from 0 in its sequence.
+    slots: [T]: where the token's key and value go: block * block_size + place in it.
+    starts: [B + 1]: the first token of each sequence, and T.
+    lengths: [B]: tokens of the sequence after this step, these ones included.
+    blocks: [B, W]: blocks of each sequence in order; 0, the block that is nobody's, behind them.
+    rows: [R]: which of the T tokens need logits, ascending.
+    """
+
+    tokens: Ints
+    positions: Ints
+    slots: Ints
+    starts: Ints
+    lengths: Ints
+    blocks: Ints
+    rows: Ints
+
+
+class Runner(ABC):
+    """A loaded model with its KV cache. One thread calls it."""
+
+    vocab_size: int
+    max_model_len: int
+    block_size: int
+    blocks: int
+    """Of the cache, block 0 included, which is nobody's."""
+    max_tokens: int
+    """The most tokens of a step."""
+    description: str
+    """How it computes, for the log."""
+
+    @abstractmethod
+    def forward(self, step: Step) -> Any:
+        """Compute a step: logits, a float32 torch tensor [R, vocab_size] on the runner's device,
+        valid until the next step."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Give back everything."""
