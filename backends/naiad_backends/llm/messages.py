@@ -1,11 +1,24 @@
 """What the server and an engine's process say to each other. Tokens only, no text.
 
-Each message is one msgpack array behind its length; `naiad_backends.llm.sampling` is part of it.
+Each message is one msgpack array, framed by `naiad_backends.llm.frames`. How to sample and what to
+load are written in `naiad_backends.llm.sampling` and `naiad_backends.llm.options`.
 """
 
 import msgspec
 
+from naiad_backends.llm.options import Options
 from naiad_backends.llm.sampling import Sampling
+
+
+class Start(msgspec.Struct, frozen=True, array_like=True, tag=5):
+    """The first message: load this, and answer `Ready` or `Failed`.
+
+    path: the folder of the model, or its GGUF file.  device: `cpu`, or `cuda:N`.
+    """
+
+    path: str
+    options: Options
+    device: str = "cpu"
 
 
 class Add(msgspec.Struct, frozen=True, array_like=True, tag=1):
@@ -43,7 +56,7 @@ class ResetPrefixCache(msgspec.Struct, frozen=True, array_like=True, tag=4):
 
 
 ToEngine = Add | Pool | Abort | ResetPrefixCache
-"""The engine ends when its socket does."""
+"""What may follow `Start`. The engine ends when its socket does."""
 
 
 class Token(msgspec.Struct, frozen=True, array_like=True):
