@@ -52,6 +52,15 @@ class NaiadError(Exception):
         return f"{where}{self.message}{hint}"
 
 
+class QueueFull(NaiadError):
+    """UNAVAILABLE: as many requests wait as may."""
+
+    def __init__(self, message: str, retry_after_s: int = 0) -> None:
+        super().__init__(
+            Code.UNAVAILABLE, message, hint="come back later", retry_after_s=retry_after_s
+        )
+
+
 def invalid(message: str, *, field: str = "", hint: str = "") -> NaiadError:
     """The caller sent something wrong (INVALID_ARG)."""
     return NaiadError(Code.INVALID_ARG, message, field=field, hint=hint)

@@ -21,6 +21,7 @@ from naiad.repository.config import ModelConfig
 from naiad.repository.override import Override
 from naiad_backends.api import Instance, ModelSpec, Request, Response, TensorSpec, Trace
 from naiad_backends.errors import invalid
+from naiad_backends.generation import TextTools
 
 EXTENSIONS = (
     "classification",
@@ -198,6 +199,10 @@ class DataPlane:
     def spec(self, name: str, version: str = "") -> ModelSpec:
         """The inputs, outputs and batching of a model that takes requests."""
         return self._registry.find_any(name, version).spec
+
+    def text_tools(self, name: str, version: str = "") -> TextTools | None:
+        """The tokens of a model that takes requests, if its backend knows them."""
+        return self._registry.find(name, version).text
 
     def model_metadata(self, name: str, version: str = "") -> ModelMetadata:
         """Names, datatypes and shapes of a ready model's tensors."""

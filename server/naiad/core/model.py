@@ -37,6 +37,7 @@ from naiad_backends.api import (
     Tensor,
 )
 from naiad_backends.errors import internal
+from naiad_backends.generation import TextTools
 from naiad_ensembles.graph import Graph
 
 _QUICK = 16_384
@@ -188,6 +189,11 @@ class ServedModel:
     def instances(self) -> Sequence[Instance]:
         """Those that run its requests now."""
         return self._loaded.instances
+
+    @property
+    def text(self) -> TextTools | None:
+        """The tokens of a model that writes or embeds text, if its backend knows them."""
+        return self._loaded.model.text
 
     @property
     def cached(self) -> bool:

@@ -16,13 +16,13 @@ from naiad.core.scheduling.gate import Gate
 from naiad.core.scheduling.instances import SharedWorkers, all_ended, exchanged
 from naiad.core.scheduling.line import Line
 from naiad.core.scheduling.patience import FixedPatience, Patience
-from naiad.core.scheduling.queue import QueueFull, TimedOut
+from naiad.core.scheduling.queue import TimedOut
 from naiad.core.scheduling.remote import RemoteWorkers, elsewhere
 from naiad.core.scheduling.streams import Streams, not_single
 from naiad.core.stats import Failure, ModelStatistics
 from naiad.repository.scheduling import DynamicBatching
 from naiad_backends.api import Instance, Request, Response, StreamingInstance
-from naiad_backends.errors import NaiadError
+from naiad_backends.errors import NaiadError, QueueFull
 
 logger = logging.getLogger(__name__)
 

@@ -13,11 +13,11 @@ from naiad.core.scheduling.batch import Batch, Job, run
 from naiad.core.scheduling.gate import Gate
 from naiad.core.scheduling.line import Line
 from naiad.core.scheduling.patience import Patience
-from naiad.core.scheduling.queue import QueueFull, TimedOut
+from naiad.core.scheduling.queue import TimedOut
 from naiad.core.stats import Failure, ModelStatistics
 from naiad.repository.scheduling import DynamicBatching
 from naiad_backends.api import Instance, Request, Response
-from naiad_backends.errors import NaiadError
+from naiad_backends.errors import NaiadError, QueueFull
 
 
 class Dynamic:

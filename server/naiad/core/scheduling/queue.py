@@ -13,7 +13,7 @@ from itertools import count
 from typing import Generic, TypeVar
 
 from naiad.repository.scheduling import QueuePolicy
-from naiad_backends.errors import Code, NaiadError
+from naiad_backends.errors import Code, NaiadError, QueueFull
 
 _SLACK = 64
 """Entries that may be out of use before memory is put in order."""
@@ -92,7 +92,7 @@ class RequestQueue(Generic[ItemT]):
         place = self._levels.get(level) or self._new_level(level)
         policy = place.policy
         if policy.max_size and place.live >= policy.max_size:
-            raise QueueFull(place)
+            raise _full(place)
         timeout = policy.timeout(timeout_ns)
         if timeout:
             self._note_deadline(item, item.arrived + timeout)
@@ -225,13 +225,6 @@ class TimedOut(NaiadError):
         )
 
 
-class QueueFull(NaiadError):
-    """UNAVAILABLE: as many requests wait as may."""
-
-    def __init__(self, level: _Level) -> None:
-        which = f" of priority level {level.number}" if level.number else ""
-        super().__init__(
-            Code.UNAVAILABLE,
-            f"the queue{which} is full: {level.live} requests wait already",
-            hint="come back later",
-        )
+def _full(level: _Level) -> QueueFull:
+    which = f" of priority level {level.number}" if level.number else ""
+    return QueueFull(f"the queue{which} is full: {level.live} requests wait already")
