@@ -12,6 +12,7 @@ import orjson
 
 from naiad_backends.api import Backend, Completion, Model, ModelSpec, Placement
 from naiad_backends.errors import invalid, unsupported
+from naiad_backends.output import Output
 from naiad_backends.python.environment import (
     Environment,
     beside_backend,
@@ -20,7 +21,6 @@ from naiad_backends.python.environment import (
 )
 from naiad_backends.python.instance import Limits
 from naiad_backends.python.model import ProcessModel, ThreadModel, config
-from naiad_backends.python.output import Output
 from naiad_backends.python.process import WorkerProcess
 from naiad_backends.python.runtime.completing import completion
 

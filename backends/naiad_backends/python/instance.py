@@ -27,12 +27,12 @@ from naiad_backends.api import (
     Responder,
     Response,
 )
+from naiad_backends.backoff import Backoff
 from naiad_backends.errors import NaiadError, internal, unavailable
-from naiad_backends.python.backoff import Backoff
+from naiad_backends.output import Output
 from naiad_backends.python.batches import Batch, Batches
 from naiad_backends.python.beside import Beside
 from naiad_backends.python.environment import Environment
-from naiad_backends.python.output import Output
 from naiad_backends.python.process import WorkerProcess
 from naiad_backends.python.runtime import heads
 from naiad_backends.python.runtime.blocks import Pool

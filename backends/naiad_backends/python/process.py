@@ -18,10 +18,11 @@ from typing import Any
 
 import orjson
 
+from naiad_backends import exits
 from naiad_backends.errors import internal, invalid
+from naiad_backends.output import Output
 from naiad_backends.python.channel import READ, READ_LITTLE, Channel, Take
 from naiad_backends.python.environment import Environment
-from naiad_backends.python.output import Output
 from naiad_backends.python.runtime.blocks import Mapped, announcer
 from naiad_backends.python.runtime.frames import Kind, to_worker
 
@@ -266,7 +267,7 @@ class WorkerProcess:
         for channel in (self._work, self._side):
             while channel.read():
                 pass
-        self._reason = self._reason or _how(code)
+        self._reason = self._reason or exits.reason(code)
         self._gone.set()
         self._close()
         self._ended(self._reason)
@@ -289,16 +290,3 @@ def _in_short(error: Exception) -> str:
 
 def _text(head: bytes) -> str:
     return str(orjson.loads(head)[0])
-
-
-def _how(code: int) -> str:
-    """What an exit code tells."""
-    if code >= 0:
-        return f"it has exited with code {code}"
-    try:
-        name = signal.Signals(-code).name
-    except ValueError:
-        name = f"signal {-code}"
-    if name == "SIGKILL":
-        return "it was killed by SIGKILL, which is also what a lack of memory leads to"
-    return f"it was killed by {name}"
