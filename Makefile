@@ -76,8 +76,8 @@ clean: ## Remove what was built here; the cache of models stays
 	@touch $@
 
 .venv/installed: .venv/created pyproject.toml constraints.txt
-	$(say) "Install: Naiad with its ONNX backend and what the examples need"
-	@$(PIP) install -c constraints.txt -e '.[onnx,examples]'
+	$(say) "Install: Naiad with its ONNX and LLM backends and what the examples need"
+	@$(PIP) install -c constraints.txt -e '.[onnx,llm,examples]'
 	@touch $@
 
 .venv/installed-dev: .venv/installed
