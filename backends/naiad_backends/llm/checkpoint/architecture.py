@@ -4,7 +4,7 @@ Whatever a family does differently is a value here; nothing else asks for a fami
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 
@@ -14,12 +14,23 @@ class Rope:
 
     dimensions: of a head that rotate, from its first on.  interleaved: pairs are neighbours, else
     halves.  inv_freq: [dimensions / 2], scaling included.  scale: of cosine and sine.
+    long_inv_freq: instead, where sequences may be longer than `long_from` tokens; empty if it makes
+        no difference. `Architecture.limited` has chosen before a runner sees it.
     """
 
     dimensions: int
     inv_freq: tuple[float, ...]
     scale: float = 1.0
     interleaved: bool = False
+    long_inv_freq: tuple[float, ...] = ()
+    long_from: int = 0
+
+    def limited(self, length: int) -> "Rope":
+        """For sequences of up to `length` tokens."""
+        if not self.long_inv_freq:
+            return self
+        inv_freq = self.long_inv_freq if length > self.long_from else self.inv_freq
+        return replace(self, inv_freq=inv_freq, long_inv_freq=())
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +82,12 @@ class Architecture:
     tied: bool = True
     name: str = ""
     """The family, for people to read."""
+
+    def limited(self, length: int) -> "Architecture":
+        """The same for sequences of up to `length` tokens; 0 for as many as it can."""
+        length = min(length, self.max_position) or self.max_position
+        ropes = tuple(rope.limited(length) for rope in self.ropes)
+        return replace(self, max_position=length, ropes=ropes)
 
 
 @dataclass(frozen=True, slots=True)

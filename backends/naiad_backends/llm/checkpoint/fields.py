@@ -1,0 +1,83 @@
+"""Values of config.json or of GGUF metadata, checked as they are asked for."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from naiad_backends.errors import NaiadError, invalid
+
+MOST = 1 << 31
+"""No size of a model is larger."""
+
+
+class Fields:
+    """values: what a file says; null is as good as missing.  source: the file, for errors.  prefix:
+    of every name."""
+
+    def __init__(self, values: Mapping[str, Any], source: str, prefix: str = "") -> None:
+        self.values = values
+        self.source = source
+        self.prefix = prefix
+
+    def get(self, name: str) -> Any:
+        """As it is; None if missing."""
+        return self.values.get(self.prefix + name)
+
+    def integer(self, name: str, default: int | None = None, least: int = 1) -> int:
+        """A whole number from `least` on. INVALID_ARG if it is not, or if it is missing and there
+        is no default."""
+        value = self._value(name, default)
+        if not isinstance(value, int) or isinstance(value, bool) or not least <= value < MOST:
+            raise self.wrong(name, f"a whole number from {least} on", value)
+        return value
+
+    def number(self, name: str, default: float | None = None) -> float:
+        """A finite number."""
+        value = self._value(name, default)
+        if isinstance(value, bool) or not isinstance(value, int | float) or not np.isfinite(value):
+            raise self.wrong(name, "a number", value)
+        return float(value)
+
+    def flag(self, name: str, default: bool) -> bool:
+        """True or false."""
+        value = self._value(name, default)
+        if not isinstance(value, bool):
+            raise self.wrong(name, "true or false", value)
+        return value
+
+    def text(self, name: str, default: str | None = None) -> str:
+        """A string."""
+        value = self._value(name, default)
+        if not isinstance(value, str):
+            raise self.wrong(name, "a string", value)
+        return value
+
+    def numbers(self, name: str) -> tuple[float, ...]:
+        """A list of numbers; none if missing."""
+        value = self.get(name)
+        value = [] if value is None else value
+        if not isinstance(value, list) or not all(type(item) in (int, float) for item in value):
+            raise self.wrong(name, "a list of numbers", value)
+        return tuple(map(float, value))
+
+    def part(self, name: str) -> "Fields":
+        """Fields inside of a field; none if missing."""
+        value = self.get(name)
+        value = {} if value is None else value
+        if not isinstance(value, Mapping):
+            raise self.wrong(name, "an object", value)
+        return Fields(value, f"{self.source}: {self.prefix}{name}")
+
+    def wrong(self, name: str, wanted: str, value: Any) -> NaiadError:
+        """The error of a field."""
+        shown = f"{value!r:.80}"
+        return invalid(f"'{self.prefix}{name}' must be {wanted}, not {shown}", field=self.source)
+
+    def _value(self, name: str, default: Any) -> Any:
+        value = self.get(name)
+        if value is None:
+            value = default
+        if value is None:
+            raise invalid(f"'{self.prefix}{name}' is missing", field=self.source)
+        return value
