@@ -123,13 +123,23 @@ def _weights(row: Row, best: Any, temperature: float) -> Row:
 
 
 def _nucleus(weights: Row, top_p: float) -> Ids:
-    """Where the fewest weights stand that together make up `top_p` of all, largest first."""
-    total = float(weights.sum())
-    # All that are smaller make up less than 1 - top_p together, so none of them is needed.
-    ids = np.flatnonzero(weights >= (1 - top_p) * total / len(weights))
-    ids = ids[np.argsort(-weights[ids], kind="stable")]
-    reached = np.searchsorted(np.cumsum(weights[ids], dtype=np.float64), top_p * total)
-    return ids[: int(reached) + 1]
+    """Where the fewest weights stand that together make up `top_p` of all, of equal ones the first;
+    ascending."""
+    enough = top_p * float(weights.sum())
+    # Those that are smaller than the last bound make up less than 1 - top_p together. Mostly the
+    # first one leaves enough already; the fewer it leaves, the fewer there are to sort.
+    for bound in (0.02, 0.001, 0.00005, (1 - top_p) / top_p * enough / len(weights)):
+        ids = np.flatnonzero(weights >= bound)
+        left = weights[ids]
+        if left.sum() >= enough:
+            break
+    falling = -np.sort(-left)
+    reached = np.searchsorted(np.cumsum(falling, dtype=np.float64), enough)
+    last = falling[min(int(reached), len(falling) - 1)]
+    above = left > last
+    ties = np.flatnonzero(left == last)[: int(reached) + 1 - np.count_nonzero(above)]
+    above[ties] = True
+    return ids[above]
 
 
 def _race(weights: Row, ids: Ids, key: int) -> int:
