@@ -58,7 +58,7 @@ class Shape:
 
 class Tiles(NamedTuple):
     """rows: queries of a tile, times their heads.  keys: of a tile.  Both powers of two, 16 or
-    more."""
+    more.  stages: three, since keys are found through a table, whose entries come a tile sooner."""
 
     rows: int
     keys: int
@@ -71,14 +71,14 @@ def extend_tiles(shape: Shape, dtype: torch.dtype) -> Tiles:
     if dtype == torch.float32:
         return Tiles(max(32, _rows(shape.group)), 32, 4, 1)
     if shape.head_dim > 128:
-        return Tiles(max(64, _rows(shape.group)), 32, 8, 2)
-    return Tiles(max(128, _rows(shape.group)), 64, 8 if shape.head_dim > 64 else 4, 2)
+        return Tiles(max(64, _rows(shape.group)), 32, 8, 3)
+    return Tiles(max(128, _rows(shape.group)), 64, 8 if shape.head_dim > 64 else 4, 3)
 
 
 def decode_tiles(shape: Shape, dtype: torch.dtype) -> Tiles:
     """The same for single tokens: a row for each head of a group, and what tensor cores want."""
     small = dtype == torch.float32 or shape.head_dim > 128
-    return Tiles(_rows(shape.group), 32 if small else 64, 4, 2)
+    return Tiles(_rows(shape.group), 32 if small else 64, 4, 3)
 
 
 def _rows(group: int) -> int:

@@ -6,12 +6,11 @@ import sys
 from pathlib import Path
 
 
-def test_kernels_compile(tmp_path: Path) -> None:
-    environment = {
-        name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"
-    } | {"TRITON_CACHE_DIR": str(tmp_path)}
+def test_kernels_compile() -> None:
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     program = Path(__file__).with_name("compiled.py")
-    command = [sys.executable, str(program), "90"]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=110)
+    done = subprocess.run(
+        [sys.executable, program], env=environment, capture_output=True, text=True, timeout=110
+    )
     assert done.returncode == 0, done.stderr[-4000:]
     assert "_decode_kernel" in done.stdout
