@@ -1,0 +1,254 @@
+"""Computes steps of a dense decoder on the CPU with the native library."""
+
+import ctypes
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from naiad_backends.errors import internal, invalid, unavailable, unsupported
+from naiad_backends.llm.checkpoint.architecture import Architecture
+from naiad_backends.llm.checkpoint.weights import Checkpoint
+from naiad_backends.llm.engine.runner import Ints, Runner, Step
+from naiad_backends.llm.native import library as native
+from naiad_backends.llm.native.packing import PLAIN, Kind, floats, put_matrix
+from naiad_backends.llm.options import Options
+
+BLOCK_SIZES = (16, 32, 64, 128)
+"""Divisors of the chunks of src/attention.h, and whole vectors."""
+
+MAX_TOKENS = 256
+GROUP_LIMIT = 48
+"""Of query heads that share a KV head; QUERY_ROWS of src/attention.h."""
+
+NORMS = ("attn_norm", "post_attn_norm", "mlp_norm", "post_mlp_norm", "q_norm", "k_norm")
+MATRICES = ("q", "k", "v", "o", "gate", "up", "down")
+"""In the order of src/model.h."""
+
+ACTIVATIONS = ("silu", "gelu_tanh", "gelu")
+
+
+class NativeRunner(Runner):
+    """checkpoint: of a decoder.  folder: where the library is built if there is none.
+
+    UNSUPPORTED if there is no compiler or a shape that the kernels do not have; INVALID_ARG for
+    options that do not fit.
+    """
+
+    def __init__(self, checkpoint: Checkpoint, options: Options, folder: Path) -> None:
+        architecture = checkpoint.architecture
+        if not isinstance(architecture, Architecture):
+            raise unsupported("the native kernels compute decoders only")
+        _check(architecture, options)
+        self._library = native.load(folder)
+        self.vocab_size = architecture.vocab_size
+        self.max_model_len = options.max_model_len or architecture.max_position
+        self.block_size = options.block_size or 32
+        self.max_tokens = options.max_num_batched_tokens or MAX_TOKENS
+        cache = _cache_kind(checkpoint, options)
+        self.blocks = _blocks(architecture, options, self, 4 if cache == Kind.F32 else 2)
+        threads = options.threads or len(os.sched_getaffinity(0))
+        self._config = _config(architecture, self, cache, threads)
+        self._model = self._library.naiad_new(ctypes.byref(self._config))
+        if not self._model:
+            raise unavailable(
+                f"there is no memory for a KV cache of {self.blocks} blocks",
+                hint="set kv_cache_memory_bytes or max_model_len to less",
+            )
+        self._logits = torch.empty(0, self.vocab_size)
+        _load(self._library, self._model, checkpoint, architecture, options.dtype)
+        self.description = (
+            f"native kernels ({self._library.naiad_isa().decode()}), {threads} threads, "
+            f"{self.weight_bytes / 1e6:.0f} MB of weights, KV cache in {cache.name}"
+        )
+
+    @property
+    def weight_bytes(self) -> int:
+        """Of all packed matrices, which a step reads once each."""
+        return int(self._library.naiad_weight_bytes(self._model))
+
+    @property
+    def token_bytes(self) -> int:
+        """Of the cache for one token, all layers together."""
+        c = self._config
+        size = 4 if c.cache == Kind.F32 else 2
+        return int(c.layers * c.kv_heads * (c.head_dim + -(-c.head_dim // 16) * 16) * size)
+
+    def forward(self, step: Step) -> torch.Tensor:
+        """See Runner. INTERNAL if the arrays do not belong together."""
+        if not self._model:
+            raise internal("the runner is closed")
+        arrays = _arrays(step, self)
+        count, sequences, rows = len(step.tokens), len(step.lengths), len(step.rows)
+        if len(self._logits) < rows:
+            self._logits = torch.empty(rows, self.vocab_size)
+        native_step = native.Step(
+            *(count, sequences, step.blocks.shape[1], rows),
+            *(a.ctypes.data for a in arrays),
+        )
+        if self._library.naiad_forward(
+            self._model, ctypes.byref(native_step), self._logits.data_ptr()
+        ):
+            raise unavailable("there is no memory for a step")
+        return self._logits[:rows]
+
+    def close(self) -> None:
+        """See Runner."""
+        model, self._model = self._model, None
+        if model:
+            self._library.naiad_delete(model)
+
+
+def _check(a: Architecture, options: Options) -> None:
+    if options.block_size and options.block_size not in BLOCK_SIZES:
+        raise invalid(
+            f"blocks have {', '.join(map(str, BLOCK_SIZES))} tokens on a CPU, "
+            f"not {options.block_size}",
+            field="block_size",
+        )
+    if a.num_heads % a.num_kv_heads:
+        raise unsupported(f"{a.num_heads} heads cannot share {a.num_kv_heads} KV heads evenly")
+    if a.num_heads // a.num_kv_heads > GROUP_LIMIT:
+        raise unsupported(f"more than {GROUP_LIMIT} heads share a KV head")
+    if a.head_dim > 1024:
+        raise unsupported(f"heads have {a.head_dim} dimensions")
+
+
+def _cache_kind(checkpoint: Checkpoint, options: Options) -> Kind:
+    """Half floats, unless all is to be exact."""
+    if options.kv_cache_dtype != "auto":
+        if options.kv_cache_dtype not in PLAIN:
+            raise invalid(
+                f"'{options.kv_cache_dtype}' is not one of auto, {', '.join(PLAIN)}",
+                field="kv_cache_dtype",
+            )
+        return PLAIN[options.kv_cache_dtype]
+    exact = options.dtype == "float32" or (
+        options.dtype == "auto" and checkpoint.weight("layers.0.k").type == "F32"
+    )
+    return Kind.F32 if exact else Kind.F16
+
+
+def _blocks(a: Architecture, options: Options, runner: Runner, size: int) -> int:
+    """How many fit in what may be used; at most as many as ever run."""
+    block = (
+        2 * len(a.layers) * a.num_kv_heads * -(-a.head_dim // 16) * 16 * runner.block_size * size
+    )
+    longest = -(-runner.max_model_len // runner.block_size)
+    most = options.max_num_seqs * longest
+    available = options.kv_cache_memory_bytes or _free_memory() // 4
+    blocks = min(available // block, most)
+    if blocks < longest:
+        raise invalid(
+            f"one sequence of {runner.max_model_len} tokens needs {longest * block} bytes of KV "
+            f"cache, and there are {available}",
+            field="kv_cache_memory_bytes",
+            hint="set max_model_len to less",
+        )
+    return int(blocks) + 1
+
+
+def _free_memory() -> int:
+    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def _config(a: Architecture, runner: Runner, cache: Kind, threads: int) -> native.Config:
+    return native.Config(
+        vocab=a.vocab_size,
+        hidden=a.hidden_size,
+        intermediate=a.intermediate_size,
+        heads=a.num_heads,
+        kv_heads=a.num_kv_heads,
+        head_dim=a.head_dim,
+        layers=len(a.layers),
+        ropes=len(a.ropes),
+        pre_norm=a.pre_norm,
+        post_norm=a.post_norm,
+        qk_norm=a.qk_norm,
+        activation=ACTIVATIONS.index(a.activation),
+        threads=threads,
+        max_tokens=runner.max_tokens,
+        block_size=runner.block_size,
+        blocks=runner.blocks,
+        cache=cache,
+        eps=a.norm_eps,
+        attention_scale=a.attention_scale or a.head_dim**-0.5,
+        score_softcap=a.score_softcap,
+        logit_softcap=a.logit_softcap,
+        embedding_scale=a.embedding_scale,
+        residual_scale=a.residual_scale,
+        logit_scale=a.logit_scale,
+    )
+
+
+def _load(
+    library: native.Library, model: int, checkpoint: Checkpoint, a: Architecture, dtype: str
+) -> None:
+    """Everything of the checkpoint into the model."""
+    names = set(checkpoint.names())
+
+    def matrix(layer: int, which: int, name: str) -> None:
+        put_matrix(library, model, layer, which, checkpoint.weight(name), dtype)
+        if f"{name}.bias" in names:
+            bias = floats(checkpoint.weight(f"{name}.bias"))
+            library.naiad_bias(model, layer, which, bias.ctypes.data, len(bias))
+
+    def norm(layer: int, which: int, name: str) -> None:
+        if name in names:
+            weight = floats(checkpoint.weight(name)) + np.float32(a.norm_offset)
+            library.naiad_norm(model, layer, which, weight.ctypes.data, len(weight))
+
+    matrix(-1, 0, "embed")
+    if not a.tied:
+        matrix(-1, 1, "head")
+    norm(-1, 0, "norm")
+    for i, rope in enumerate(a.ropes):
+        frequencies = np.array(rope.inv_freq, np.float32)
+        library.naiad_rope(
+            *(model, i, rope.dimensions, rope.interleaved, rope.scale, frequencies.ctypes.data)
+        )
+    for i, layer in enumerate(a.layers):
+        library.naiad_layer(model, i, layer.window, -1 if layer.rope is None else layer.rope)
+        _each(NORMS, i, norm)
+        _each(MATRICES, i, matrix)
+
+
+def _each(names: tuple[str, ...], layer: int, put: Callable[[int, int, str], Any]) -> None:
+    for which, name in enumerate(names):
+        put(layer, which, f"layers.{layer}.{name}")
+
+
+def _arrays(step: Step, runner: NativeRunner) -> list[Ints]:
+    """What the library reads, whose every index is in bounds; INTERNAL otherwise."""
+    given = (step.tokens, step.positions, step.slots, step.starts, step.blocks, step.rows)
+    arrays = [np.ascontiguousarray(a, np.int32) for a in given]
+    tokens, positions, slots, starts, blocks, rows = arrays
+    lengths = step.lengths
+    count, sequences = len(tokens), len(starts) - 1
+    fits = (
+        0 < count <= runner.max_tokens
+        and positions.shape == slots.shape == (count,)
+        and lengths.shape == (sequences,)
+        and blocks.ndim == 2
+        and len(blocks) == sequences
+        and starts[0] == 0
+        and starts[-1] == count
+        and bool((np.diff(starts) > 0).all())
+        and _within(tokens, runner.vocab_size)
+        and _within(slots, runner.blocks * runner.block_size)
+        and _within(rows, count)
+        and _within(blocks, runner.blocks)
+        and bool((positions[starts[:-1]] >= 0).all())
+        and bool((positions[starts[1:] - 1] == lengths - 1).all())
+        and bool((lengths <= blocks.shape[1] * runner.block_size).all())
+    )
+    if not fits:
+        raise internal("the arrays of a step do not belong together")
+    return arrays
+
+
+def _within(indices: Ints, end: int) -> bool:
+    return not len(indices) or (int(indices.min()) >= 0 and int(indices.max()) < end)

@@ -1,0 +1,257 @@
+// Matrices of weights in a layout for vectors, and their products with rows of activations.
+//
+// A row's result depends on nothing but the row: every path adds in the same order, whatever other
+// rows it is computed with, and each row and group of 32 has its own scale.
+#pragma once
+#include <sys/mman.h>
+
+#include <algorithm>
+#include <new>
+#include <utility>
+#include <vector>
+
+#include "isa.h"
+
+namespace naiad {
+
+constexpr int COLUMNS = 16;  // Outputs of a block: its weights lie together, 16 lanes side by side.
+constexpr int GROUP = 32;    // Inputs that share a scale.
+constexpr int HEIGHT = 32;   // The most rows of activations that are computed together.
+
+inline int up(int n, int multiple) { return (n + multiple - 1) / multiple * multiple; }
+
+// Zeroed memory in huge pages, if the system has some.
+template <class T>
+class Buffer {
+   public:
+    Buffer() = default;
+    explicit Buffer(size_t count) : bytes_(std::max<size_t>(count * sizeof(T), 1)) {
+        void* p = mmap(nullptr, bytes_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+        if (p == MAP_FAILED) throw std::bad_alloc();
+        data_ = static_cast<T*>(p);
+        madvise(p, bytes_, MADV_HUGEPAGE);
+    }
+    Buffer(Buffer&& other) noexcept { *this = std::move(other); }
+    Buffer& operator=(Buffer&& other) noexcept {
+        std::swap(data_, other.data_);
+        std::swap(bytes_, other.bytes_);
+        return *this;
+    }
+    ~Buffer() {
+        if (data_) munmap(data_, bytes_);
+    }
+    T* data() const { return data_; }
+    size_t bytes() const { return data_ ? bytes_ : 0; }
+
+   private:
+    T* data_ = nullptr;
+    size_t bytes_ = 0;
+};
+
+// How weights are kept. Q4 and Q8: unsigned numbers q of 4 or 8 bits in groups of 32 inputs, each
+// with a scale d and a minimum m as half floats: d * q + m.
+enum class Kind : int { Q4 = 0, Q8 = 1, BF16 = 2, F16 = 3, F32 = 4 };
+
+inline bool quantized(Kind kind) { return kind == Kind::Q4 || kind == Kind::Q8; }
+
+// Bytes of a group of a block: lines of 64 bytes, four of each lane, then 16 scales and 16 minima.
+template <int BITS>
+constexpr int group_bytes() {
+    return GROUP * COLUMNS * BITS / 8 + 2 * COLUMNS * 2;
+}
+
+struct Linear {
+    Kind kind = Kind::F32;
+    int outputs = 0, inputs = 0;
+    Buffer<uint8_t> data;
+    std::vector<float> bias;  // Empty, or one for each output, padded to whole blocks.
+
+    int groups() const { return up(inputs, GROUP) / GROUP; }
+    int blocks() const { return up(outputs, COLUMNS) / COLUMNS; }
+    size_t block_bytes() const {
+        switch (kind) {
+            case Kind::Q4: return size_t(groups()) * group_bytes<4>();
+            case Kind::Q8: return size_t(groups()) * group_bytes<8>();
+            case Kind::F32: return size_t(inputs) * COLUMNS * 4;
+            default: return size_t(inputs) * COLUMNS * 2;
+        }
+    }
+    const uint8_t* block(int b) const { return data.data() + size_t(b) * block_bytes(); }
+};
+
+// Rows of activations: as floats, and as signed bytes in groups of 32, with the scale of each and
+// the sum of its numbers. Bytes lie in tiles of `height` rows, in each tile group after group.
+struct Activations {
+    int stride = 0;  // Of a row of floats, a multiple of 32; what is behind the inputs is 0.
+    int height = 1;
+    Buffer<float> floats;
+    Buffer<int8_t> bytes;
+    Buffer<float> scales, sums;
+
+    Activations() = default;
+    Activations(int rows, int inputs)
+        : stride(up(inputs, GROUP)),
+          floats(size_t(up(rows, HEIGHT)) * size_t(stride)),
+          bytes(size_t(up(rows, HEIGHT)) * size_t(stride)),
+          scales(size_t(up(rows, HEIGHT)) * size_t(stride / GROUP)),
+          sums(size_t(up(rows, HEIGHT)) * size_t(stride / GROUP)) {}
+
+    void set_rows(int rows) { height = std::min(rows, HEIGHT); }
+    float* row(int r) const { return floats.data() + size_t(r) * size_t(stride); }
+    // Where the scale of a group of a row is; its bytes are at 32 times that.
+    size_t place(int r, int group) const {
+        size_t tile = size_t(r / height) * size_t(height) * size_t(stride / GROUP);
+        return tile + size_t(group) * size_t(height) + size_t(r % height);
+    }
+    void quantize(int r, int group, const float* x) {
+        F most = abs(load(x));
+        for (int i = LANES; i < GROUP; i += LANES) most = max(most, abs(load(x + i)));
+        float scale = greatest(most) / 127.0f;
+        F inverse = set1(scale > 0 ? 1.0f / scale : 0.0f), total = set1(0.0f);
+        size_t at = place(r, group);
+        int8_t* q = bytes.data() + at * GROUP;
+        for (int i = 0; i < GROUP; i += LANES) {
+            F n = max(min(round(mul(load(x + i), inverse)), set1(127.0f)), set1(-127.0f));
+            total = add(total, n);
+            float whole[LANES];
+            store(whole, n);
+            for (int j = 0; j < LANES; j++) q[i + j] = int8_t(whole[j]);
+        }
+        scales.data()[at] = scale;
+        sums.data()[at] = scale * sum(total);
+    }
+    void quantize(int r) {
+        for (int g = 0; g < stride / GROUP; g++) quantize(r, g, row(r) + g * GROUP);
+    }
+};
+
+// One block times `rows` rows from `row` on, all of one tile, of quantized activations.
+template <int BITS, int ROWS>
+void block_few(const uint8_t* block, int groups, const Activations& x, int row, float* out) {
+    constexpr int VECTORS = COLUMNS / LANES;
+    F acc[VECTORS][ROWS];
+    for (auto& vector : acc)
+        for (F& a : vector) a = set1(0.0f);
+    for (int g = 0; g < groups; g++, block += group_bytes<BITS>()) {
+        size_t at = x.place(row, g);
+        const int8_t* q = x.bytes.data() + at * GROUP;
+        const half* scales = (const half*)(block + GROUP * COLUMNS * BITS / 8);
+        for (int v = 0; v < VECTORS; v++) {
+            Weights<BITS> weights(block + v * LANES * 4);
+            F d = load(scales + v * LANES), m = load(scales + COLUMNS + v * LANES);
+            if constexpr (zero_point<BITS>() != 0) m = fma(d, set1(zero_point<BITS>()), m);
+            for (int r = 0; r < ROWS; r++) {
+                F dot = mul(weights.dot(q + r * GROUP), d);
+                acc[v][r] = fma(dot, set1(x.scales.data()[at + size_t(r)]), acc[v][r]);
+                acc[v][r] = fma(m, set1(x.sums.data()[at + size_t(r)]), acc[v][r]);
+            }
+        }
+    }
+    for (int v = 0; v < VECTORS; v++)
+        for (int r = 0; r < ROWS; r++) store(out + r * COLUMNS + v * LANES, acc[v][r]);
+}
+
+// The same for many rows: their sums stay in memory and weights are unpacked once for all.
+template <int BITS>
+void block_many(const uint8_t* block, int groups, const Activations& x, int row, int rows, float* out) {
+    for (int v = 0; v < COLUMNS / LANES; v++) {
+        float acc[HEIGHT * LANES] = {};
+        const uint8_t* p = block;
+        for (int g = 0; g < groups; g++, p += group_bytes<BITS>()) {
+            size_t at = x.place(row, g);
+            const int8_t* q = x.bytes.data() + at * GROUP;
+            const float *scale = x.scales.data() + at, *total = x.sums.data() + at;
+            const half* scales = (const half*)(p + GROUP * COLUMNS * BITS / 8);
+            Weights<BITS> weights(p + v * LANES * 4);
+            F d = load(scales + v * LANES), m = load(scales + COLUMNS + v * LANES);
+            if constexpr (zero_point<BITS>() != 0) m = fma(d, set1(zero_point<BITS>()), m);
+            for (int r = 0; r < rows; r++) {
+                F dot = mul(weights.dot(q + r * GROUP), d);
+                F a = fma(dot, set1(scale[r]), load(acc + r * LANES));
+                store(acc + r * LANES, fma(m, set1(total[r]), a));
+            }
+        }
+        for (int r = 0; r < rows; r++) store(out + r * COLUMNS + v * LANES, load(acc + r * LANES));
+    }
+}
+
+template <int BITS>
+void block_quantized(const Linear& w, int b, const Activations& x, int row, int rows, float* out) {
+    const uint8_t* block = w.block(b);
+    switch (rows) {
+        case 1: return block_few<BITS, 1>(block, w.groups(), x, row, out);
+        case 2: return block_few<BITS, 2>(block, w.groups(), x, row, out);
+        case 3: return block_few<BITS, 3>(block, w.groups(), x, row, out);
+        case 4: return block_few<BITS, 4>(block, w.groups(), x, row, out);
+        default: return block_many<BITS>(block, w.groups(), x, row, rows, out);
+    }
+}
+
+// c[ROWS][16] (+)= a[ROWS][k] * b[k][16], added from k = 0 on.
+template <int ROWS, bool ONTO, class T>
+void tile(const float* a, size_t lda, const T* b, size_t ldb, int k, float* c, size_t ldc) {
+    constexpr int VECTORS = COLUMNS / LANES;
+    F acc[ROWS][VECTORS];
+    for (int r = 0; r < ROWS; r++)
+        for (int v = 0; v < VECTORS; v++)
+            acc[r][v] = ONTO ? load(c + size_t(r) * ldc + v * LANES) : set1(0.0f);
+    for (int i = 0; i < k; i++) {
+        F line[VECTORS];
+        for (int v = 0; v < VECTORS; v++) line[v] = load(b + size_t(i) * ldb + v * LANES);
+        for (int r = 0; r < ROWS; r++) {
+            F one = set1(a[size_t(r) * lda + size_t(i)]);
+            for (int v = 0; v < VECTORS; v++) acc[r][v] = fma(one, line[v], acc[r][v]);
+        }
+    }
+    for (int r = 0; r < ROWS; r++)
+        for (int v = 0; v < VECTORS; v++) store(c + size_t(r) * ldc + v * LANES, acc[r][v]);
+}
+
+// The same for any number of rows.
+template <bool ONTO, class T, int ROWS = TILE_ROWS>
+void tiles(int rows, const float* a, size_t lda, const T* b, size_t ldb, int k, float* c, size_t ldc) {
+    if constexpr (ROWS > 0) {
+        for (; rows >= ROWS; rows -= ROWS, a += ROWS * lda, c += ROWS * ldc)
+            tile<ROWS, ONTO>(a, lda, b, ldb, k, c, ldc);
+        if (rows) tiles<ONTO, T, ROWS - 1>(rows, a, lda, b, ldb, k, c, ldc);
+    }
+}
+
+// out[rows][16] = rows `row`, ... of x times block b of w, without the bias.
+inline void multiply(const Linear& w, int b, const Activations& x, int row, int rows, float* out) {
+    size_t stride = size_t(x.stride);
+    switch (w.kind) {
+        case Kind::Q4: return block_quantized<4>(w, b, x, row, rows, out);
+        case Kind::Q8: return block_quantized<8>(w, b, x, row, rows, out);
+        case Kind::BF16:
+            return tiles<false>(rows, x.row(row), stride, (const bf16*)w.block(b), COLUMNS, w.inputs, out, COLUMNS);
+        case Kind::F16:
+            return tiles<false>(rows, x.row(row), stride, (const half*)w.block(b), COLUMNS, w.inputs, out, COLUMNS);
+        case Kind::F32:
+            return tiles<false>(rows, x.row(row), stride, (const float*)w.block(b), COLUMNS, w.inputs, out, COLUMNS);
+    }
+}
+
+// One row of the matrix, as an embedding: out[inputs].
+inline void row_of(const Linear& w, int n, float* out) {
+    const uint8_t* block = w.block(n / COLUMNS);
+    int lane = n % COLUMNS;
+    for (int k = 0; k < w.inputs; k++) {
+        if (w.kind == Kind::F32)
+            out[k] = ((const float*)block)[k * COLUMNS + lane];
+        else if (w.kind == Kind::BF16)
+            out[k] = to_float(((const bf16*)block)[k * COLUMNS + lane]);
+        else if (w.kind == Kind::F16)
+            out[k] = to_float(((const half*)block)[k * COLUMNS + lane]);
+        else {
+            int bits = w.kind == Kind::Q4 ? 4 : 8, i = k % GROUP;
+            const uint8_t* group = block + size_t(k / GROUP) * size_t(bits == 4 ? group_bytes<4>() : group_bytes<8>());
+            const half* scales = (const half*)(group + GROUP * COLUMNS * bits / 8);
+            int q = bits == 8 ? group[64 * (i / 4) + 4 * lane + i % 4]
+                              : group[64 * (i / 8) + 4 * lane + i % 4] >> (i / 4 % 2 * 4) & 15;
+            out[k] = to_float(scales[lane]) * float(q) + to_float(scales[COLUMNS + lane]);
+        }
+    }
+}
+
+}  // namespace naiad
