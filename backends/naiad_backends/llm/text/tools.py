@@ -1,0 +1,60 @@
+"""What front ends may ask a model about text: `generation.TextTools`, for models of this backend.
+
+Only puts the tokenizer and the chat template together.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from naiad_backends.errors import unsupported
+from naiad_backends.generation import TextTools
+from naiad_backends.llm.text.chat import ChatTemplate
+from naiad_backends.llm.text.tokenizer import Tokenizer
+
+
+class ModelText(TextTools):
+    """The text of one model."""
+
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        template: ChatTemplate | None,
+        *,
+        max_model_len: int,
+        generates: bool = True,
+    ) -> None:
+        self.tokenizer = tokenizer
+        self.template = template
+        self._max_model_len = max_model_len
+        self._generates = generates
+
+    @property
+    def max_model_len(self) -> int:
+        return self._max_model_len
+
+    @property
+    def generates(self) -> bool:
+        return self._generates
+
+    @property
+    def chats(self) -> bool:
+        return self._generates and self.template is not None
+
+    def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
+        return self.tokenizer.encode(text, add_special_tokens)
+
+    def render(self, chat: Mapping[str, Any]) -> str:
+        if self.template is None:
+            raise unsupported(
+                "the model has no chat template",
+                field="messages",
+                hint="send a prompt, or give the model one by the parameter chat_template",
+            )
+        return self.template.render(chat)
+
+    def decode(self, tokens: Sequence[int], skip_special_tokens: bool = False) -> str:
+        return self.tokenizer.decode(tokens, skip_special_tokens)
+
+    def token_strings(self, tokens: Sequence[int]) -> list[str]:
+        self.tokenizer.check(tokens)
+        return [self.tokenizer.token(token) for token in tokens]
