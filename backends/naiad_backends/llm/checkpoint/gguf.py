@@ -90,7 +90,7 @@ def read_gguf(path: Path) -> GgufFile:
         with path.open("rb") as file:
             # An empty file cannot be mapped.
             size = path.stat().st_size
-            content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if size else b""
+            content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY) if size else b""
     except OSError as error:
         raise not_found(f"it cannot be read: {error.strerror}", field=str(path)) from None
     return _Reader(path, content).read()

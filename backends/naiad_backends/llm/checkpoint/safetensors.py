@@ -57,7 +57,7 @@ def read_file(path: Path) -> dict[str, Tensor]:
         with safe_open(path, "np"):
             pass
         with path.open("rb") as file:
-            content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
     except (SafetensorError, OSError, ValueError) as error:
         raise invalid(f"the safetensors file is damaged: {error}", field=str(path)) from None
     start = 8 + int.from_bytes(content[:8], "little")

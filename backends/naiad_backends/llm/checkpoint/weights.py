@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from naiad_backends.errors import internal, invalid
+from naiad_backends.errors import internal, invalid, unsupported
 from naiad_backends.llm.checkpoint.architecture import Architecture, Defaults, Encoder
 
 Array = npt.NDArray[Any]
@@ -84,6 +84,13 @@ class Checkpoint:
     folder: Path
     metadata: Mapping[str, Any] | None
     tensors: Mapping[str, Tensor]
+
+    @property
+    def decoder(self) -> Architecture:
+        """Its architecture; UNSUPPORTED if it does not write text."""
+        if isinstance(self.architecture, Encoder):
+            raise unsupported("text from an encoder", field=str(self.folder))
+        return self.architecture
 
     def names(self) -> Iterable[str]:
         """All weights that it has."""

@@ -1,0 +1,89 @@
+"""The decoder's operators in plain torch, for a CPU: float32 between the layers."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from naiad_backends.llm.checkpoint.architecture import Rope
+from naiad_backends.llm.engine.runner import Step
+from naiad_backends.llm.models.attention import PagedAttention
+from naiad_backends.llm.models.operators import Activation, AttentionLayer, Operators
+
+
+class CpuOperators(Operators):
+    """ropes: of the architecture.  paged: the cache."""
+
+    def __init__(self, ropes: Sequence[Rope], paged: PagedAttention) -> None:
+        self.ropes = [Rotation(rope) for rope in ropes]
+        self.paged = paged
+
+    def begin(self, step: Step) -> None:
+        """Tell of the step that is computed next."""
+        self.paged.begin(step)
+        for rope in self.ropes:
+            rope.begin(step.positions)
+
+    def norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
+        return functional.rms_norm(x, weight.shape, weight, eps)
+
+    def add_norm(
+        self, x: Tensor, residual: Tensor, weight: Tensor, eps: float
+    ) -> tuple[Tensor, Tensor]:
+        residual = residual + x
+        return functional.rms_norm(residual, weight.shape, weight, eps), residual
+
+    def gate(self, x: Tensor, activation: Activation) -> Tensor:
+        gates, rest = x.chunk(2, -1)
+        if activation == "silu":
+            return functional.silu(gates).mul_(rest)
+        approximate = "tanh" if activation == "gelu_tanh" else "none"
+        return functional.gelu(gates, approximate=approximate).mul_(rest)
+
+    def attention(self, qkv: Tensor, layer: AttentionLayer) -> Tensor:
+        heads, kv_heads = layer.num_heads, layer.num_kv_heads
+        parts = qkv.view(len(qkv), heads + 2 * kv_heads, layer.head_dim)
+        turned, values = parts[:, : heads + kv_heads], parts[:, heads + kv_heads :]
+        if layer.q_norm is not None and layer.k_norm is not None:
+            queries = self.norm(turned[:, :heads], layer.q_norm, layer.eps)
+            keys = self.norm(turned[:, heads:], layer.k_norm, layer.eps)
+            turned = torch.cat((queries, keys), 1)
+        if layer.rope is not None:
+            turned = self.ropes[layer.rope].turn(turned)
+        self.paged.write(layer.index, turned[:, heads:], values)
+        return self.paged.attend(turned[:, :heads], layer)
+
+
+class Rotation:
+    """Rotary embeddings of one kind."""
+
+    def __init__(self, rope: Rope) -> None:
+        self.rope = rope
+        # As in the references: angles in float32.
+        self.inv_freq = np.asarray(rope.inv_freq, np.float32)
+        self.cos = self.sin = torch.empty(0)
+
+    def begin(self, positions: np.ndarray[tuple[int], np.dtype[np.int32]]) -> None:
+        """[T, 1, dimensions] of cosines, and of sines with the sign that turns halves around."""
+        angles = positions.astype(np.float32)[:, None, None] * self.inv_freq
+        cos, sin = np.cos(angles) * self.rope.scale, np.sin(angles) * self.rope.scale
+        if self.rope.interleaved:
+            both = np.repeat(cos, 2, -1), np.stack((-sin, sin), -1).reshape(*sin.shape[:-1], -1)
+        else:
+            both = np.concatenate((cos, cos), -1), np.concatenate((-sin, sin), -1)
+        self.cos, self.sin = map(torch.from_numpy, both)
+
+    def turn(self, x: Tensor) -> Tensor:
+        """x: [T, heads, head_dim]."""
+        dimensions = self.rope.dimensions
+        turning = x[..., :dimensions]
+        if self.rope.interleaved:
+            swapped = turning.reshape(*turning.shape[:-1], -1, 2).flip(-1).flatten(-2)
+        else:
+            swapped = turning.reshape(*turning.shape[:-1], 2, -1).flip(-2).flatten(-2)
+        turned = torch.addcmul(turning * self.cos, swapped, self.sin)
+        if dimensions == x.shape[-1]:
+            return turned
+        return torch.cat((turned, x[..., dimensions:]), -1)

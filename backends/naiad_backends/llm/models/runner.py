@@ -1,0 +1,47 @@
+"""Runs a decoder on a CPU with torch alone: what is left where nothing faster can be built."""
+
+import torch
+from torch import Tensor
+
+from naiad_backends.llm.checkpoint.weights import Checkpoint
+from naiad_backends.llm.engine.cache import blocks_for
+from naiad_backends.llm.engine.runner import Runner, Step
+from naiad_backends.llm.models.attention import PagedAttention
+from naiad_backends.llm.models.cpu import CpuOperators
+from naiad_backends.llm.models.decoder import Decoder
+from naiad_backends.llm.models.linear import as_tensor, float32_linear
+from naiad_backends.llm.options import Options
+
+BLOCK_SIZE = 32
+MAX_TOKENS = 512
+
+
+class TorchRunner(Runner):
+    """checkpoint: limited to the length that the options ask for."""
+
+    def __init__(self, checkpoint: Checkpoint, options: Options) -> None:
+        if options.threads:
+            torch.set_num_threads(options.threads)
+        a = checkpoint.decoder
+        self.vocab_size = a.vocab_size
+        self.max_model_len = a.max_position
+        self.block_size = options.block_size or BLOCK_SIZE
+        self.max_tokens = options.max_num_batched_tokens or max(MAX_TOKENS, options.max_num_seqs)
+        self.blocks = blocks_for(options, a, self.block_size, torch.float32.itemsize)
+        paged = PagedAttention(
+            len(a.layers), a.num_kv_heads, a.head_dim, self.blocks, self.block_size
+        )
+        self.operators = CpuOperators(a.ropes, paged)
+        self.decoder = Decoder(checkpoint, float32_linear, as_tensor, self.operators, torch.float32)
+        self.description = f"torch, float32, {torch.get_num_threads()} threads"
+
+    @torch.inference_mode()
+    def forward(self, step: Step) -> Tensor:
+        self.operators.begin(step)
+        hidden = self.decoder.hidden(torch.from_numpy(step.tokens))
+        if len(step.rows) < len(hidden):
+            hidden = hidden.index_select(0, torch.from_numpy(step.rows))
+        return self.decoder.logits(hidden)
+
+    def close(self) -> None:
+        """Python frees all of it with the runner."""
