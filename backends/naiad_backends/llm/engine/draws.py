@@ -22,9 +22,13 @@ Ids = npt.NDArray[np.intp]
 _BLOCK = 64
 _MASK = (1 << 64) - 1
 # SplitMix64 (Steele, Lea, Flood: "Fast splittable pseudorandom number generators", 2014).
-_GAMMA = 0x9E3779B97F4A7C15
-_MIX_1 = 0xBF58476D1CE4E5B9
-_MIX_2 = 0x94D049BB133111EB
+GAMMA = 0x9E3779B97F4A7C15
+MIX_1 = 0xBF58476D1CE4E5B9
+MIX_2 = 0x94D049BB133111EB
+
+
+NOT_FINITE = "the model computed logits that are not finite"
+FORBIDDEN = "what was asked of the sampling forbids every token"
 
 
 class BadLogits(Exception):
@@ -83,35 +87,35 @@ def largest(row: Row, count: int, floor: float = -np.inf) -> Ids:
 
 def key_of(seed: int, index: int) -> int:
     """What makes the draw of the token number `index` of a text its own: 64 bits."""
-    return _mix((_mix(seed & _MASK) + index * _GAMMA) & _MASK)
+    return _mix((_mix(seed & _MASK) + index * GAMMA) & _MASK)
 
 
 def uniforms(key: int, numbers: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
     """A number in (0, 1) for each of `numbers`."""
     x = numbers.astype(np.uint64)
     x += np.uint64(1)
-    x *= np.uint64(_GAMMA)
+    x *= np.uint64(GAMMA)
     x += np.uint64(key)
     x ^= x >> np.uint64(30)
-    x *= np.uint64(_MIX_1)
+    x *= np.uint64(MIX_1)
     x ^= x >> np.uint64(27)
-    x *= np.uint64(_MIX_2)
+    x *= np.uint64(MIX_2)
     x ^= x >> np.uint64(31)
     return ((x >> np.uint64(11)).astype(np.float64) + 0.5) * 2.0**-53
 
 
 def _mix(x: int) -> int:
-    x = ((x ^ (x >> 30)) * _MIX_1) & _MASK
-    x = ((x ^ (x >> 27)) * _MIX_2) & _MASK
+    x = ((x ^ (x >> 30)) * MIX_1) & _MASK
+    x = ((x ^ (x >> 27)) * MIX_2) & _MASK
     return x ^ (x >> 31)
 
 
 def check(best: Any) -> None:
     """`BadLogits` if the largest logit of a row is no number that can be chosen."""
     if np.isnan(best) or best == np.inf:
-        raise BadLogits("the model computed logits that are not finite")
+        raise BadLogits(NOT_FINITE)
     if best == -np.inf:
-        raise BadLogits("what was asked of the sampling forbids every token")
+        raise BadLogits(FORBIDDEN)
 
 
 def _weights(row: Row, best: Any, temperature: float) -> Row:
@@ -123,13 +127,25 @@ def _weights(row: Row, best: Any, temperature: float) -> Row:
 
 
 def _nucleus(weights: Row, top_p: float) -> Ids:
-    """Where the fewest weights stand that together make up `top_p` of all, largest first."""
-    total = float(weights.sum())
-    # All that are smaller make up less than 1 - top_p together, so none of them is needed.
-    ids = np.flatnonzero(weights >= (1 - top_p) * total / len(weights))
-    ids = ids[np.argsort(-weights[ids], kind="stable")]
-    reached = np.searchsorted(np.cumsum(weights[ids], dtype=np.float64), top_p * total)
-    return ids[: int(reached) + 1]
+    """Where the fewest weights stand that together make up `top_p` of all, of equal ones the first;
+    ascending."""
+    enough = top_p * float(weights.sum())
+    # Those that are smaller than the last bound make up less than 1 - top_p together. Mostly the
+    # first one leaves enough already; the fewer it leaves, the fewer there are to sort.
+    ids: Ids
+    for bound in (0.02, 0.001, 0.00005, (1 - top_p) / top_p * enough / len(weights)):
+        ids = np.flatnonzero(weights >= bound)
+        left = weights[ids]
+        if left.sum() >= enough:
+            break
+    falling = -np.sort(-left)
+    reached = np.searchsorted(np.cumsum(falling, dtype=np.float64), enough)
+    last = falling[min(int(reached), len(falling) - 1)]
+    above = left > last
+    ties = np.flatnonzero(left == last)[: int(reached) + 1 - np.count_nonzero(above)]
+    above[ties] = True
+    kept: Ids = ids[above]
+    return kept
 
 
 def _race(weights: Row, ids: Ids, key: int) -> int:

@@ -15,8 +15,8 @@ class Step:
     """What one step computes: T new tokens of B sequences, those of a sequence side by side,
     sequences with one token first.
 
-    tokens: [T]; -1 stands for the token that the step before has chosen for this sequence and that
-        is still on the device (only for a runner that overlaps).
+    tokens: [T]; -1 - i stands for the i-th token that the step before has chosen, which is still on
+        the device (only for a runner that overlaps).
     positions: [T], from 0 in its sequence.
     slots: [T]: where the token's key and value go: block * block_size + place in it.
     starts: [B + 1]: the first token of each sequence, and T.
@@ -44,6 +44,9 @@ class Runner(ABC):
     """Of the cache, block 0 included, which is nobody's."""
     max_tokens: int
     """The most tokens of a step."""
+    overlaps: bool = False
+    """Whether `forward` only begins to compute, so that the next step may be handed over before the
+    tokens of this one are known; see `naiad_backends.llm.engine.engine`."""
     description: str
     """How it computes, for the log."""
 

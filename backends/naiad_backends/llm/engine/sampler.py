@@ -4,12 +4,12 @@ The order is vLLM's: raw logprobs; allowed tokens, bad words, minimum of tokens,
 then the best token, or a draw after temperature, min_p, top-k and top-p.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import torch
 
-from naiad_backends.llm.engine import draws
+from naiad_backends.llm.engine import device_draws, draws
 from naiad_backends.llm.engine.draws import BadLogits, Row
 from naiad_backends.llm.engine.logprobs import score
 from naiad_backends.llm.engine.penalties import Penalties
@@ -75,16 +75,17 @@ class Sampler:
                 raw[row] = logits[row].clone() if text.processors else logits[row]
             for processor in text.processors:
                 processor.apply(logits[row], text.output)
+        choose = _row_by_row if logits.is_cpu else _at_once
         sampled = Sampled([], [])
-        for row, (values, text) in enumerate(zip(logits.cpu().numpy(), texts, strict=True)):
+        for row, (choice, text) in enumerate(zip(choose(logits, texts), texts, strict=True)):
             token, scored = -1, None
-            try:
-                token = _choose(values, text.sampling, len(text.output))
+            if isinstance(choice, str):
+                sampled.failed[row] = choice
+            else:
+                token = choice
                 text.output.append(token)
                 if row in raw:
                     scored = _score(raw[row].cpu().numpy(), token, text.sampling)
-            except BadLogits as error:
-                sampled.failed[row] = str(error)
             sampled.tokens.append(token)
             sampled.scored.append(scored)
         return sampled
@@ -114,18 +115,33 @@ def _processors(sampling: Sampling, prompt: Sequence[int], like: torch.Tensor) -
     return chain
 
 
-def _choose(row: Row, sampling: Sampling, index: int) -> int:
-    """Token number `index` of a text."""
-    if sampling.greedy:
-        return draws.greedy(row)
-    return draws.draw(
-        row,
-        draws.key_of(sampling.seed, index),
-        sampling.temperature,
-        sampling.top_k,
-        sampling.top_p,
-        sampling.min_p,
-    )
+def _row_by_row(logits: torch.Tensor, texts: Sequence[_Text]) -> Iterator[int | str]:
+    """For each row its token, or why it has none."""
+    for row, text in zip(logits.numpy(), texts, strict=True):
+        sampling = text.sampling
+        try:
+            if sampling.greedy:
+                yield draws.greedy(row)
+            else:
+                key = draws.key_of(sampling.seed, len(text.output))
+                yield draws.draw(
+                    row,
+                    key,
+                    sampling.temperature,
+                    sampling.top_k,
+                    sampling.top_p,
+                    sampling.min_p,
+                )
+        except BadLogits as error:
+            yield str(error)
+
+
+def _at_once(logits: torch.Tensor, texts: Sequence[_Text]) -> Iterator[int | str]:
+    """The same on a device, which is waited for once."""
+    samplings = [text.sampling for text in texts]
+    tokens = device_draws.choose(logits, samplings, [len(text.output) for text in texts])
+    for token in tokens.tolist():
+        yield device_draws.FAILURES.get(token, token)
 
 
 def _score(row: Row, token: int, sampling: Sampling) -> Scored:
