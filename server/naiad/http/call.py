@@ -3,8 +3,9 @@
 from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from naiad.core.dataplane import DataPlane
 from naiad.core.trace import RequestTrace
-from naiad_backends.api import Buffer
+from naiad_backends.api import Buffer, Request
 
 JSON = "application/json"
 BINARY = "application/octet-stream"
@@ -31,6 +32,14 @@ class Call:
     received: Iterable[tuple[str, str]] = ()
     arrival: tuple[int, int] | None = None
     trace: RequestTrace | None = None
+
+    def begin_trace(self, dataplane: DataPlane, request: Request) -> None:
+        """Trace its request, which is to be run next, if that is one of those to trace. For calls
+        with an `arrival`."""
+        self.trace = dataplane.trace(request)
+        if self.trace is not None and self.arrival is not None:
+            self.trace.mark("HTTP_RECV_START", self.arrival[0])
+            self.trace.mark("HTTP_RECV_END", self.arrival[1])
 
 
 @dataclass(slots=True)

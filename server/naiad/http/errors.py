@@ -58,7 +58,7 @@ def body(error: NaiadError) -> bytes:
         parts["field"] = error.field
     if error.hint:
         parts["hint"] = error.hint
-    return orjson.dumps({name: _unicode(part) for name, part in parts.items()})
+    return orjson.dumps({name: unicode(part) for name, part in parts.items()})
 
 
 def answer(error: NaiadError) -> Answer:
@@ -77,7 +77,7 @@ def answer(error: NaiadError) -> Answer:
     return Answer([body(error)], status=status, headers=headers)
 
 
-def _unicode(text: str) -> str:
+def unicode(text: str) -> str:
     """The text without what UTF-8 cannot hold: bytes of a header that were no text."""
     return text.encode(errors="replace").decode()
 

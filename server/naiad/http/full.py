@@ -17,7 +17,7 @@ from naiad.core.restriction import Restriction
 from naiad.http import errors, routes
 from naiad.http.call import Answer, Call, sent
 from naiad.http.lean import MAX_BODY, MAX_HEAD, MAX_HEADERS, too_large
-from naiad.http.service import HttpService
+from naiad.http.service import HttpService, refusal
 from naiad_backends.api import Buffer
 from naiad_backends.errors import NaiadError, internal, invalid
 
@@ -96,7 +96,7 @@ class FullServer:
             route = routes.find(request.method, _path(request), received, self._restriction)
             body = await _read(request)
         except NaiadError as error:
-            return await _send(request, errors.answer(error), self._stopping)
+            return await _send(request, refusal(_path(request), error), self._stopping)
         call = Call(route.names, request.headers, body, received)
         if self._service.tracing.on:
             call.arrival = (came, time.perf_counter_ns())

@@ -57,12 +57,13 @@ def _tensor(spec: TensorSpec, value: Any, batching: bool) -> Tensor:
     data = value if isinstance(value, list) else [value]
     if any(isinstance(element, list | dict) for element in data):
         raise invalid("an input is a scalar or a flat array", field=spec.name)
-    shape = _shape(spec, len(data), batching)
+    shape = shape_of(spec, len(data), batching)
     return jsondata.decode(spec.name, spec.datatype, shape, data, spec.name)
 
 
-def _shape(spec: TensorSpec, count: int, batching: bool) -> tuple[int, ...]:
-    """The fixed dimensions take their share of the elements, the innermost open one the rest."""
+def shape_of(spec: TensorSpec, count: int, batching: bool) -> tuple[int, ...]:
+    """The shape of so many elements of an input: its fixed dimensions take their share, the
+    innermost open one the rest. Raises INVALID_ARG for a number that does not fit."""
     dims = (-1, *spec.dims) if batching else spec.dims
     fixed = math.prod(dim for dim in dims if dim != -1)
     rest, over = divmod(count, fixed)

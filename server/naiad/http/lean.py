@@ -21,9 +21,9 @@ from typing import Protocol
 import numpy as np
 
 from naiad.core.restriction import Restriction
-from naiad.http import errors, routes
+from naiad.http import routes
 from naiad.http.call import Answer, Call, sent
-from naiad.http.service import HttpService
+from naiad.http.service import HttpService, refusal
 from naiad_backends.api import Buffer
 from naiad_backends.errors import NaiadError, invalid
 
@@ -51,10 +51,10 @@ _UNUSUAL = frozenset(("transfer-encoding", "expect", "upgrade", "content-encodin
 
 @dataclass(frozen=True, slots=True)
 class _Head:
-    """An ordinary request's head: where it goes, its headers by lower-case name, its length, and
-    its headers as they came."""
+    """An ordinary request's head: where it goes or why it goes nowhere, its headers by lower-case
+    name, its length, and its headers as they came."""
 
-    route: routes.Route | NaiadError
+    route: routes.Route | Answer
     headers: Mapping[str, str]
     length: int
     received: Sequence[tuple[str, str]]
@@ -104,11 +104,12 @@ def _parse(raw: bytes, restriction: Restriction | None) -> _Head | None:
     length = headers.get("content-length", "0")
     if not _LENGTH.fullmatch(length):
         return None
-    route: routes.Route | NaiadError
+    path = line[2].decode()
+    route: routes.Route | Answer
     try:
-        route = routes.find(line[1].decode(), line[2].decode(), received, restriction)
+        route = routes.find(line[1].decode(), path, received, restriction)
     except NaiadError as error:
-        route = error
+        route = refusal(path, error)
     return _Head(route, headers, int(length), received)
 
 
@@ -269,8 +270,8 @@ class LeanProtocol(asyncio.BufferedProtocol):
 
     async def _run(self, head: _Head, body: Buffer) -> None:
         route = head.route
-        if isinstance(route, NaiadError):
-            self._send(errors.answer(route))
+        if isinstance(route, Answer):
+            self._send(route)
             return
         call = Call(route.names, head.headers, body, head.received)
         if self._came:

@@ -13,7 +13,7 @@ import orjson
 import yaml
 
 import naiad
-from naiad.http.routes import ROUTES
+from naiad.http.routes import OPENAI, ROUTES
 
 _OPTIONAL = re.compile(r"\(\?:([^()]*\(\?P<\w+>[^()]*\))\)\?")
 _NAMED = re.compile(r"\(\?P<(\w+)>[^()]*\)")
@@ -55,8 +55,9 @@ def _operation(handler: str, path: str, described: dict[str, Any], tag: str) -> 
     names = re.findall(r"{(\w+)}", path)
     rest = {key: value for key, value in described.items() if key not in ("errors", "parameters")}
     parameters = [*names, *described.get("parameters", ())]
+    form = "OpenAi" if path.startswith(OPENAI) else ""
     errors = {
-        str(status): {"$ref": f"#/components/responses/{status}"}
+        str(status): {"$ref": f"#/components/responses/{form or status}"}
         for status in sorted({*_ALWAYS, *described.get("errors", ())})
     }
     return {

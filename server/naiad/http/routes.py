@@ -1,6 +1,7 @@
 """The paths of the HTTP surface: which handler a method and a path lead to, and who may go there.
 
-Source: the routes of Triton's HTTP front end. Paths match in full; query strings are ignored.
+Source: the routes of Triton's HTTP front end, of OpenAI's API, and vLLM's beside that. Paths
+match in full; query strings are ignored.
 """
 
 import re
@@ -47,9 +48,22 @@ ROUTES: Sequence[tuple[str, str, str, Api]] = (
     ("GET", _CUDA + "/status", "cuda_status", Api.SHARED_MEMORY),
     ("POST", _CUDA + "/register", "register_cuda", Api.SHARED_MEMORY),
     ("POST", _CUDA + "/unregister", "unregister_cuda", Api.SHARED_MEMORY),
+    ("POST", "/v1/completions", "completions", Api.INFERENCE),
+    ("POST", "/v1/chat/completions", "chat_completions", Api.INFERENCE),
+    ("POST", "/v1/embeddings", "embeddings", Api.INFERENCE),
+    ("GET", "/v1/models", "models", Api.METADATA),
+    ("GET", "/v1/models/(?P<model>[^/]+)", "model", Api.METADATA),
+    ("POST", "/tokenize", "tokenize", Api.INFERENCE),
+    ("POST", "/detokenize", "detokenize", Api.INFERENCE),
+    ("GET", "/health", "health", Api.HEALTH),
+    ("GET", "/ping", "ping", Api.HEALTH),
+    ("GET", "/version", "version", Api.METADATA),
 )
 """Method, pattern of the path, name of the handler, part of the protocol; the first pattern that
 fits wins."""
+
+OPENAI = ("/v1/", "/tokenize", "/detokenize")
+"""What paths begin with whose errors have the form of OpenAI's API."""
 
 _COMPILED = [(method, re.compile(path), name, api) for method, path, name, api in ROUTES]
 
@@ -89,5 +103,6 @@ def find(
     if allowed:
         raise WrongMethod(path, method, ", ".join(dict.fromkeys(allowed)))
     raise not_found(
-        f"no such path: {path[:200]}", hint="paths begin with /v2 and have no slash at the end"
+        f"no such path: {path[:200]}",
+        hint="paths begin with /v2 or /v1 and have no slash at the end",
     )

@@ -17,10 +17,23 @@ from naiad.core.forwarding import HeaderForwarding
 from naiad.core.responses import Part
 from naiad.core.shared_memory import NO_REGIONS, Lease
 from naiad.core.system_memory import SystemRegion
-from naiad.http import admin, compression, errors, generate, jsondata, openapi, regions, v2
+from naiad.http import (
+    admin,
+    bodies,
+    compression,
+    errors,
+    generate,
+    jsondata,
+    openapi,
+    regions,
+    routes,
+    v2,
+)
 from naiad.http.call import BINARY, EVENTS, Answer, Call
+from naiad.http.openai import errors as openai_errors
+from naiad.http.openai.service import OpenAi
 from naiad.http.remembered import Decoder, Encoder
-from naiad_backends.api import Buffer, Request, Response
+from naiad_backends.api import Request, Response
 from naiad_backends.errors import NaiadError, internal, invalid
 
 logger = logging.getLogger(__name__)
@@ -77,6 +90,7 @@ class HttpService:
             "cuda_status": self._cuda_status,
             "register_cuda": self._register_cuda,
             "unregister_cuda": self._unregister_cuda,
+            **OpenAi(dataplane, max_input, forward).handlers,
         }
 
     async def answer(self, handler: str, call: Call) -> Answer:
@@ -105,10 +119,10 @@ class HttpService:
     async def _infer_with(self, call: Call, lease: Lease) -> Answer:
         model, version = _model(call)
         spec = self._dataplane.spec(model, version)
-        body = self._plain(call)
+        body = bodies.plain(call, self._max_input)
         length = _header_length(call.headers.get(_HEADER_LENGTH_KEY), len(body))
         if length == 0:
-            self._bound(len(body))
+            bodies.bound(len(body), self._max_input)
             request, form = v2.decode_raw(spec, version, body)
         else:
             request, form = self._decoder.decode(model, version, body, length, lease)
@@ -117,7 +131,7 @@ class HttpService:
         if self._forward is not None:
             self._forward(request, call.received)
         if call.arrival is not None:
-            self._trace(call, call.arrival, request)
+            call.begin_trace(self._dataplane, request)
         response = await self._dataplane.infer(request)
         head, binary = self._encoder.encode(request, response, form)
         if lease.unwritten:
@@ -164,33 +178,11 @@ class HttpService:
         spec = self._dataplane.spec(model, version)
         if call.headers.get("content-encoding", "identity").lower() != "identity":
             raise invalid("generate takes no compressed body", field="Content-Encoding")
-        self._bound(len(call.body))
+        bodies.bound(len(call.body), self._max_input)
         request = generate.decode(spec, version, jsondata.loads(memoryview(call.body)))
         if call.arrival is not None:
-            self._trace(call, call.arrival, request)
+            call.begin_trace(self._dataplane, request)
         return request
-
-    def _trace(self, call: Call, arrival: tuple[int, int], request: Request) -> None:
-        call.trace = self._dataplane.trace(request)
-        if call.trace is not None:
-            call.trace.mark("HTTP_RECV_START", arrival[0])
-            call.trace.mark("HTTP_RECV_END", arrival[1])
-
-    def _plain(self, call: Call) -> Buffer:
-        """The body without its Content-Encoding."""
-        encoding = call.headers.get("content-encoding")
-        if encoding is None or encoding.lower() == "identity":
-            return call.body
-        if encoding.lower() not in compression.WINDOW_BITS:
-            raise errors.WrongEncoding(encoding)
-        return compression.inflate(call.body, encoding.lower(), self._max_input)
-
-    def _bound(self, size: int) -> None:
-        if size > self._max_input:
-            raise invalid(
-                f"the body has {size} bytes, the limit is {self._max_input}",
-                hint="raise --http-max-input-size",
-            )
 
     # -- everything else
 
@@ -278,9 +270,14 @@ class HttpService:
 
     def _options(self, call: Call) -> Any:
         """The optional JSON body of a call that has no tensors."""
-        body = self._plain(call)
-        self._bound(len(body))
+        body = bodies.plain(call, self._max_input)
+        bodies.bound(len(body), self._max_input)
         return jsondata.loads(bytes(body)) if body else None
+
+
+def refusal(path: str, error: NaiadError) -> Answer:
+    """The answer to a call that leads nowhere, in the form of the API that its path belongs to."""
+    return openai_errors.answer(error) if path.startswith(routes.OPENAI) else errors.answer(error)
 
 
 async def _events(

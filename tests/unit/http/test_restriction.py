@@ -34,6 +34,10 @@ def refused(reply: Reply) -> bool:
     if reply.status != 403:
         return False
     assert reply.headers["content-type"] == "application/json"
+    if isinstance(reply.json()["error"], dict):
+        # OpenAI's form.
+        assert reply.json()["error"]["type"] == "permission_error"
+        return True
     assert reply.json()["code"] == "UNAVAILABLE"
     assert "'x-key'" in reply.json()["hint"]
     return True

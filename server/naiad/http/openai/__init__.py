@@ -1,0 +1,1 @@
+"""OpenAI's API over every model that writes or embeds text: decode, one data plane, encode."""

@@ -1,0 +1,136 @@
+"""POST /v1/embeddings: a vector for each text, all of them at once for the model's batcher."""
+
+import asyncio
+import base64
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import orjson
+
+from naiad.core.dataplane import DataPlane
+from naiad.http.openai.fields import Fields, are_tokens
+from naiad.http.openai.prompts import one, tensor_for
+from naiad.http.openai.requests import refuse
+from naiad.http.openai.served import gives, takes, text_of
+from naiad_backends import generation
+from naiad_backends.api import Array, ModelSpec, Request, Response
+from naiad_backends.errors import invalid, unsupported
+
+Texts = Sequence[str | list[int]]
+
+MOST = 2_048
+"""Inputs of one request."""
+
+_FORMATS = ("float", "base64")
+
+_REFUSED: dict[str, tuple[Any, ...]] = {
+    "messages": (),
+    "truncate_prompt_tokens": (),
+    "add_special_tokens": (True,),
+    "padding": ("do_not_pad",),
+    "use_activation": (True,),
+    "normalize": (True,),
+    "embed_dtype": ("float32",),
+    "endianness": ("native", "little"),
+    "cache_salt": (),
+}
+
+
+def read(fields: Fields) -> tuple[Texts, str, int | None]:
+    """The inputs, the encoding and the wanted dimensions of a body.
+
+    Raises INVALID_ARG or UNSUPPORTED, naming the field.
+    """
+    refuse(fields, _REFUSED)
+    encoding = fields.text("encoding_format") or "float"
+    if encoding not in _FORMATS:
+        raise fields.wrong("encoding_format", f"must be one of {', '.join(_FORMATS)}")
+    return _texts(fields), encoding, fields.integer("dimensions", 1, 2**31 - 1)
+
+
+def _texts(fields: Fields) -> Texts:
+    given = fields.get("input")
+    if isinstance(given, str) or (isinstance(given, list) and given and are_tokens(given)):
+        given = [given]
+    if not isinstance(given, list) or not given:
+        raise fields.wrong("input", "must be a text, tokens, or a list of one of the two")
+    if len(given) > MOST:
+        raise fields.wrong("input", f"has {len(given)} entries, but may have {MOST}")
+    for number, text in enumerate(given):
+        if not isinstance(text, str) and not (isinstance(text, list) and are_tokens(text)):
+            raise fields.wrong(f"input[{number}]", "must be a text or a list of tokens")
+        if not text:
+            raise fields.wrong(f"input[{number}]", "must not be empty")
+    return given
+
+
+def requests_of(spec: ModelSpec, texts: Texts, identifier: str) -> list[Request]:
+    """The model's requests, one for each text. Raises UNSUPPORTED for what it does not take."""
+    outputs = [generation.EMBEDDING]
+    if gives(spec, generation.NUM_INPUT_TOKENS):
+        outputs.append(generation.NUM_INPUT_TOKENS)
+    made = []
+    for text in texts:
+        tokens = not isinstance(text, str)
+        name = generation.INPUT_IDS if tokens else text_of(spec)
+        if not name or not takes(spec, name):
+            what = "tokens" if tokens else "text"
+            raise unsupported(f"the model '{spec.name}' takes no {what}", field="input")
+        array: Array = np.array(text, np.int64) if tokens else one(str(text).encode())
+        request = Request(spec.name, "", identifier, outputs=outputs)
+        request.inputs = {name: tensor_for(spec, name, array)}
+        made.append(request)
+    return made
+
+
+async def run(dataplane: DataPlane, requests: Sequence[Request]) -> list[Response]:
+    """All responses. Raises the first error, and then ends what still runs."""
+    tasks = [asyncio.ensure_future(dataplane.infer(request)) for request in requests]
+    try:
+        return await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def encode(
+    spec: ModelSpec,
+    responses: Sequence[Response],
+    encoding: str,
+    dimensions: int | None,
+    identifier: str,
+) -> bytes:
+    """The answer. Raises INVALID_ARG for dimensions that the model does not have."""
+    data, tokens = [], 0
+    for number, response in enumerate(responses):
+        told = {tensor.name: tensor.numpy().ravel() for tensor in response.outputs}
+        vector = told[generation.EMBEDDING]
+        if dimensions not in (None, vector.size):
+            raise invalid(
+                f"the model '{spec.name}' gives {vector.size} dimensions, not {dimensions}",
+                field="dimensions",
+                hint="leave it out",
+            )
+        if generation.NUM_INPUT_TOKENS in told:
+            tokens += int(told[generation.NUM_INPUT_TOKENS][0])
+        data.append({"object": "embedding", "index": number, "embedding": _form(vector, encoding)})
+    return orjson.dumps(
+        {
+            "id": f"embd-{identifier}",
+            "object": "list",
+            "created": int(time.time()),
+            "model": spec.name,
+            "data": data,
+            "usage": {"prompt_tokens": tokens, "total_tokens": tokens},
+        },
+        option=orjson.OPT_SERIALIZE_NUMPY,
+    )
+
+
+def _form(vector: Array, encoding: str) -> Any:
+    if encoding == "base64":
+        return base64.b64encode(vector.astype("<f4", copy=False).tobytes()).decode()
+    return np.ascontiguousarray(vector)
