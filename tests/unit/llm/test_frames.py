@@ -11,7 +11,9 @@ from naiad_backends.llm.sampling import Sampling
 
 TOKENS = st.lists(st.integers(0, 2**31 - 1), min_size=1, max_size=300)
 MESSAGES = st.one_of(
-    st.builds(Add, st.integers(0), TOKENS, st.builds(Sampling, seed=st.integers(0, 2**64 - 1))),
+    st.builds(
+        Add, st.integers(0, 2**63), TOKENS, st.builds(Sampling, seed=st.integers(0, 2**64 - 1))
+    ),
     st.builds(Pool, st.integers(0, 2**63), TOKENS),
     st.builds(Abort, TOKENS),
     st.just(ResetPrefixCache()),
