@@ -59,7 +59,7 @@ ToEngine = Add | Pool | Abort | ResetPrefixCache
 """What may follow `Start`. The engine ends when its socket does."""
 
 
-class Token(msgspec.Struct, frozen=True, array_like=True):
+class Token(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """The logprob of one token. rank: 1 is the most likely."""
 
     id: int
@@ -67,14 +67,14 @@ class Token(msgspec.Struct, frozen=True, array_like=True):
     rank: int
 
 
-class Scored(msgspec.Struct, frozen=True, array_like=True):
+class Scored(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """The token that was chosen (or is there, in a prompt), and the best ones, best first."""
 
     token: Token
     top: list[Token]
 
 
-class Output(msgspec.Struct, frozen=True, array_like=True):
+class Output(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """What a step did for one request.
 
     tokens: the new ones; a stop token is among them.  finish: `stop`, `length`, `timeout`, `error`,

@@ -1,10 +1,13 @@
-"""Turns a plan into the arrays that a runner needs. Knows no model; no Python for each token.
+"""Turns a plan into the arrays that a runner needs. Knows no model; no Python for each token of a
+prompt.
 
 What changes rarely stays: the table of blocks has a row for each running sequence, and only new
 blocks are written into it.
 """
 
 from collections.abc import Iterator
+from itertools import accumulate
+from operator import add
 
 import numpy as np
 
@@ -24,26 +27,45 @@ class Batch:
         """The step of a plan that is not empty. Its logits are those of `chosen`, in order, and of
         the tokens of prompts that are to be scored."""
         self._write(plan.grown)
-        sequences = plan.sequences
-        counts = np.array(plan.counts, np.int32)
-        first = np.array(plan.starts, np.int32)
-        starts = np.zeros(len(counts) + 1, np.int32)
-        np.cumsum(counts, out=starts[1:])
-        rows = np.array([sequence.row for sequence in sequences], np.int32)
-        width = max(len(sequence.blocks) for sequence in sequences)
-        blocks = self._table[rows, :width]
-        owner = np.repeat(np.arange(len(counts), dtype=np.int32), counts)
-        positions = np.arange(starts[-1], dtype=np.int32) + (first - starts[:-1])[owner]
-        places = blocks[owner, positions // self._size]
+        sequences, counts = plan.sequences, plan.counts
+        starts = np.array([0, *accumulate(counts)], np.int32)
+        new = np.empty((3, starts[-1]), np.int32)
+        singles = counts.count(1)
+        new[:, :singles] = self._singles(plan, singles)
+        for index in range(singles, len(counts)):
+            self._several(plan, index, new[:, starts[index] : starts[index + 1]])
+        for place, index in enumerate(plan.chosen):
+            sequences[index].place = place
+        width = max(map(len, [sequence.blocks for sequence in sequences]))
         return Step(
-            tokens=_tokens(plan, starts),
-            positions=positions,
-            slots=places * np.int32(self._size) + positions % np.int32(self._size),
+            tokens=new[0],
+            positions=new[1],
+            slots=new[2],
             starts=starts,
-            lengths=first + counts,
-            blocks=blocks,
+            lengths=np.array(list(map(add, plan.starts, counts)), np.int32),
+            blocks=self._table[:, :width].take([sequence.row for sequence in sequences], 0),
             rows=_rows(plan, starts),
         )
+
+    def _singles(self, plan: Plan, count: int) -> tuple[list[int], list[int], list[int]]:
+        """Token, position and slot of each sequence with one token. Lists: a call into NumPy costs
+        more than the arithmetic of a sequence."""
+        size = self._size
+        tokens, positions, slots = [], plan.starts[:count], []
+        for sequence, position in zip(plan.sequences, positions, strict=False):
+            known = position < len(sequence.tokens)
+            tokens.append(sequence.tokens[position] if known else -1 - sequence.place)
+            slots.append(sequence.blocks[position // size] * size + position % size)
+        return tokens, positions, slots
+
+    def _several(self, plan: Plan, index: int, new: Ints) -> None:
+        """The same of one sequence with several tokens, into [3, tokens]."""
+        sequence, start, size = plan.sequences[index], plan.starts[index], self._size
+        end = start + plan.counts[index]
+        new[0] = np.frombuffer(sequence.tokens[start:end], np.int32)
+        new[1] = positions = np.arange(start, end, dtype=np.int32)
+        blocks = self._table[sequence.row].take(positions // size)
+        new[2] = blocks * size + positions % size
 
     def _write(self, grown: list[tuple[Sequence, int]]) -> None:
         for sequence, index in grown:
@@ -63,24 +85,10 @@ def scored_positions(plan: Plan) -> Iterator[tuple[int, range]]:
             yield index, range(first, min(end, sequence.num_prompt - 1))
 
 
-def _tokens(plan: Plan, starts: Ints) -> Ints:
-    tokens = np.empty(starts[-1], np.int32)
-    singles = plan.counts.count(1)
-    tokens[:singles] = [
-        sequence.tokens[start] if start < len(sequence.tokens) else -1 - sequence.place
-        for sequence, start in zip(plan.sequences[:singles], plan.starts, strict=False)
-    ]
-    for index in range(singles, len(plan.counts)):
-        start = plan.starts[index]
-        piece = plan.sequences[index].tokens[start : start + plan.counts[index]]
-        tokens[starts[index] : starts[index + 1]] = np.frombuffer(piece, np.int32)
-    for place, index in enumerate(plan.chosen):
-        plan.sequences[index].place = place
-    return tokens
-
-
 def _rows(plan: Plan, starts: Ints) -> Ints:
-    rows = starts[1:][plan.chosen] - 1
+    rows = starts[1:] - 1
+    if len(plan.chosen) < len(rows):
+        rows = rows.take(plan.chosen)
     if not plan.scored:
         return rows
     scored = [
