@@ -63,6 +63,8 @@ class Sampler:
         """A request has ended. One that is not there is no mistake."""
         self._texts.pop(number, None)
 
+    # Logits that were made in this mode can be changed only in it.
+    @torch.inference_mode()
     def sample(self, logits: torch.Tensor, numbers: Sequence[int]) -> Sampled:
         """Choose a token for each of `numbers`, and remember it as part of its output.
 

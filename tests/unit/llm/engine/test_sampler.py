@@ -201,3 +201,12 @@ def test_removing_twice_is_no_mistake() -> None:
     sampler.add(0, Sampling(), [1])
     sampler.remove(0)
     sampler.remove(0)
+
+
+def test_logits_that_know_no_gradients_may_be_changed() -> None:
+    sampler = Sampler(VOCAB, "cpu")
+    sampler.add(1, Sampling(temperature=0, logit_bias={7: 100.0}), [1])
+    with torch.inference_mode():
+        values = logits(1)
+
+    assert sampler.sample(values, [1]).tokens == [7]
