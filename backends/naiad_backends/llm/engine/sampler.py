@@ -96,7 +96,7 @@ class Sampler:
         self, logits: torch.Tensor, following: Sequence[int], best: int
     ) -> list[Scored]:
         """How likely each token of a prompt was: `following[i]` after row i of logits [n, V], with
-        the `best` most likely ones, -1 for all. `BadLogits` for logits that are not finite."""
+        the `best` most likely ones, -1 for all."""
         rows = logits.cpu().numpy()
         return [score(row, token, best) for row, token in zip(rows, following, strict=True)]
 
