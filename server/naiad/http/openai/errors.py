@@ -22,6 +22,9 @@ _TYPES = {
 }
 """By status; what is not here is a server_error."""
 
+_FIELDS = {"text_input": "prompt", "input_ids": "prompt", "chat": "messages"}
+"""What clients call the inputs of a model."""
+
 _MOST = 1_000
 """Characters of a message."""
 
@@ -48,13 +51,16 @@ def status(error: NaiadError) -> int:
 def body(error: NaiadError) -> bytes:
     """The error as a JSON object."""
     code = status(error)
-    text = str(error)
+    field = _FIELDS.get(error.field, error.field)
+    text = f"{field}: {error.message}" if field else error.message
+    if error.hint:
+        text += f"; {error.hint}"
     if error.code in (Code.INTERNAL, Code.UNKNOWN):
         text = _FOLDERS.sub("", _ADDRESS.sub("", text))
     told = {
         "message": unicode(text[:_MOST]),
         "type": _TYPES.get(code, "server_error"),
-        "param": unicode(error.field[:_MOST]) or None,
+        "param": unicode(field[:_MOST]) or None,
         "code": code,
     }
     return orjson.dumps({"error": told})
