@@ -40,7 +40,7 @@ CHECKS: list[CheckFunction] = [
 ]
 
 NAMES: dict[str, st.SearchStrategy[str]] = {
-    "model": st.sampled_from(["identity", "add", "repeat", "writer"]),
+    "model": st.sampled_from(["identity", "add", "repeat"]),
     "version": st.sampled_from(["1", "1", "2", "9" * 30]),
     "region": st.just("r"),
 }
