@@ -106,6 +106,8 @@ class Choices:
             if not 0 <= index < len(prompt.choices):
                 raise internal(f"the model gave a choice {index} of {len(prompt.choices)}")
             choice = prompt.choices[index]
+            if choice.finish is not None:
+                raise internal(f"the model went on with choice {index}, which had ended")
             piece = Piece(text.decode(errors="replace"))
             if len(told) > 1:
                 piece = _told(choice, piece, told, row)

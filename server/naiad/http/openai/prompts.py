@@ -15,11 +15,9 @@ from naiad_backends.api import Array, ModelSpec, Request, Tensor
 from naiad_backends.errors import NaiadError, unsupported
 from naiad_backends.generation import TextTools
 
-_ALWAYS = (
-    generation.TEXT_OUTPUT,
-    generation.INDEX,
-    generation.FINISH_REASON,
-    generation.STOP_REASON,
+_ALWAYS = (generation.TEXT_OUTPUT, generation.FINISH_REASON, generation.STOP_REASON)
+
+_COUNTS = (
     generation.NUM_INPUT_TOKENS,
     generation.NUM_CACHED_TOKENS,
     generation.NUM_OUTPUT_TOKENS,
@@ -68,6 +66,7 @@ def prepare(
         elif wish.echo and isinstance(prompt, str):
             prepared.echo = prompt
         request = prepared.request
+        request.priority = wish.priority
         request.parameters = parameters
         request.inputs = dict(_inputs(spec, wish, prompt, sampling))
         made.append(prepared)
@@ -91,7 +90,10 @@ def _tokens(tools: TextTools, wish: Generation, prompt: Prompt, prepared: Prepar
 
 
 def _outputs(spec: ModelSpec, wish: Generation) -> list[str]:
-    wanted = [name for name in _ALWAYS if gives(spec, name)]
+    # What nobody reads is not asked for: each chunk would have it.
+    choices = (generation.INDEX,) if wish.n > 1 else ()
+    counts = _COUNTS if wish.usage or not wish.stream else ()
+    wanted = [name for name in (*_ALWAYS, *choices, *counts) if gives(spec, name)]
     extras = {
         "logprobs": (wish.logprobs is not None, generation.LOGPROBS),
         "prompt_logprobs": (_of_prompt(wish) is not None, generation.PROMPT_LOGPROBS),

@@ -38,7 +38,6 @@ _INTEGERS: Mapping[str, tuple[int, int]] = {
     "min_tokens": (0, _MOST_TOKENS),
     "seed": (-(2**63), 2**63 - 1),
     "truncate_prompt_tokens": (-1, _MOST_TOKENS),
-    "priority": (-(2**31), 2**31 - 1),
 }
 
 _FLAGS = (
@@ -73,7 +72,7 @@ _NEUTRAL: Mapping[str, tuple[Any, ...]] = {
 
 _COMMON = (
     "model n stream stream_options stop stop_token_ids allowed_token_ids logprob_token_ids"
-    " bad_words logit_bias logprobs prompt_logprobs max_tokens cache_salt return_token_ids"
+    " bad_words logit_bias logprobs prompt_logprobs max_tokens priority cache_salt return_token_ids"
     " return_tokens_as_token_ids add_special_tokens"
     " request_id user metadata store service_tier safety_identifier prompt_cache_key"
     " prompt_cache_options prompt_cache_retention session_id stream_interval include_reasoning"
@@ -95,6 +94,7 @@ class Generation:
     echo: the text begins with the prompt.  generates: False if the prompt is all that is wanted.
     usage, usage_always: streams end with the counts of tokens, or have them in every chunk.
     token_ids: answers have tokens beside the text.  names_tokens: logprobs call tokens by number.
+    priority: lower is sooner; 0 is usual.
     """
 
     prompts: Sequence[Prompt]
@@ -110,6 +110,7 @@ class Generation:
     usage_always: bool = False
     token_ids: bool = False
     names_tokens: bool = False
+    priority: int = 0
 
 
 def read(
@@ -132,6 +133,7 @@ def read(
     wish.token_ids = fields.flag("return_token_ids")
     if wish.token_ids and wish.sampling.get("truncate_prompt_tokens"):
         raise fields.wrong("truncate_prompt_tokens", "is not for requests with return_token_ids")
+    wish.priority = fields.integer("priority", -(2**31), 2**31 - 1) or 0
     wish.names_tokens = fields.flag("return_tokens_as_token_ids")
     _tell(fields, known.split())
     return wish
