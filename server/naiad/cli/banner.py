@@ -3,6 +3,7 @@
 from naiad.app import Server
 from naiad_backends.api import ModelSpec
 from naiad_backends.datatypes import DATATYPES
+from naiad_backends.generation import TEXT_INPUT
 
 
 def banner(server: Server, addresses: dict[str, str]) -> str:
@@ -38,13 +39,24 @@ def _curl(server: Server, addresses: dict[str, str]) -> str | None:
 
 def _small(spec: ModelSpec) -> bool:
     """True if a request with one number in each input fits the model, so that it can be pasted."""
+    if spec.decoupled:
+        return _writes(spec)
     return all(
         tensor.datatype not in ("FP16", "BF16") and all(dim in (-1, 1) for dim in tensor.dims)
         for tensor in spec.inputs
     )
 
 
+def _writes(spec: ModelSpec) -> bool:
+    """Whether it writes text."""
+    required = {tensor.name for tensor in spec.inputs if not tensor.optional}
+    return TEXT_INPUT in {t.name for t in spec.inputs} and required <= {TEXT_INPUT}
+
+
 def _request(curl: str, spec: ModelSpec) -> str:
+    if spec.decoupled:
+        members = f'{{"{TEXT_INPUT}":"The sea is"}}'
+        return f"  {curl}/v2/models/{spec.name}/generate \\\n    -d '{members}'"
     inputs = ",".join(
         f'{{"name":"{tensor.name}","datatype":"{tensor.datatype}",'
         f'"shape":{[1] * (len(tensor.dims) + bool(spec.max_batch_size))},'
