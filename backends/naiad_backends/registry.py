@@ -18,7 +18,7 @@ PYTHON = "python"
 """The entry point that serves backends written in Python: called with their options and folder."""
 
 # Extras of this distribution that bring a backend's framework.
-_EXTRAS = {"onnxruntime": "onnx", "pytorch": "torch", "llm": "llm"}
+_EXTRAS = {"onnxruntime": "onnx", "pytorch": "torch", "llm": "llm", "vllm": "llm"}
 
 # Names of folders that are looked for: none that leads elsewhere.
 _FOLDER_NAME = re.compile(r"\w[\w.+-]*")

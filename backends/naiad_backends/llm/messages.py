@@ -14,11 +14,13 @@ class Start(msgspec.Struct, frozen=True, array_like=True, tag=5):
     """The first message: load this, and answer `Ready` or `Failed`.
 
     path: the folder of the model, or its GGUF file.  device: `cpu`, or `cuda:N`.
+    built: the folder where kernels are built that the wheel has not brought; empty for the user's.
     """
 
     path: str
     options: Options
     device: str = "cpu"
+    built: str = ""
 
 
 class Add(msgspec.Struct, frozen=True, array_like=True, tag=1):

@@ -8,6 +8,7 @@ class Options:
     """model: the folder or the GGUF file, if it is not in the version's folder.
     tokenizer: a folder whose tokenizer is used instead of the model's own.
     chat_template: a file with a template to use instead of the model's own.
+    trust_request_chat_template: requests may bring a template of their own.
     load_format: `auto`, or `dummy` for random weights in the shape of config.json.
     dtype: of what is computed and of weights that are not quantized: `auto`, `float32`, `bfloat16`,
         `float16`. Auto is what the file has on a GPU, and what is fast on a CPU.
@@ -34,6 +35,7 @@ class Options:
     model: str = ""
     tokenizer: str = ""
     chat_template: str = ""
+    trust_request_chat_template: bool = False
     load_format: str = "auto"
     dtype: str = "auto"
     kv_cache_dtype: str = "auto"

@@ -12,6 +12,7 @@ import pytest
     [
         ("naiad_backends.registry", ["onnxruntime", "pytest"]),
         ("naiad_backends.identity.backend", ["onnxruntime", "pytest"]),
+        ("naiad_backends.llm.backend", ["torch", "transformers", "naiad", "pytest"]),
         ("naiad_backends.onnx.backend", ["onnx", "torch", "pytest"]),
         ("naiad_backends.python.runtime.pb_utils", ["naiad", "google", "aiohttp", "torch"]),
     ],

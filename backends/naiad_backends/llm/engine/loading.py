@@ -6,7 +6,7 @@ from naiad_backends.llm.checkpoint.architecture import Encoder
 from naiad_backends.llm.checkpoint.checkpoint import open_checkpoint
 from naiad_backends.llm.engine.engine import Engine
 from naiad_backends.llm.engine.pooling import Pooling
-from naiad_backends.llm.engine.runners import make_runner
+from naiad_backends.llm.engine.runners import BUILT, make_runner
 from naiad_backends.llm.engine.sampler import Sampler
 from naiad_backends.llm.engine.work import Work
 from naiad_backends.llm.messages import Start
@@ -18,5 +18,6 @@ def load(start: Start) -> Work:
     checkpoint = open_checkpoint(Path(start.path), options.load_format)
     if isinstance(checkpoint.architecture, Encoder):
         return Pooling(checkpoint, checkpoint.architecture, options, device)
-    runner = make_runner(checkpoint, options, device)
+    built = Path(start.built) if start.built else BUILT
+    runner = make_runner(checkpoint, options, device, built)
     return Engine(runner, Sampler(runner.vocab_size, device), options)

@@ -3,6 +3,7 @@
 import logging
 from dataclasses import replace
 from importlib import import_module
+from pathlib import Path
 
 from naiad_backends.errors import Code, NaiadError, invalid, unsupported
 from naiad_backends.llm.checkpoint.weights import Checkpoint
@@ -14,8 +15,13 @@ log = logging.getLogger(__name__)
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 KERNELS = ("auto", "native", "torch")
 
+BUILT = Path.home() / ".cache" / "naiad" / "kernels"
+"""Where our operators for a CPU are built, if the wheel has not brought them."""
 
-def make_runner(checkpoint: Checkpoint, options: Options, device: str = "cpu") -> Runner:
+
+def make_runner(
+    checkpoint: Checkpoint, options: Options, device: str = "cpu", built: Path = BUILT
+) -> Runner:
     """Load the weights and make the cache.
 
     device: `cpu` or `cuda:N`.  INVALID_ARG names an option that does not fit, UNSUPPORTED a model
@@ -26,7 +32,7 @@ def make_runner(checkpoint: Checkpoint, options: Options, device: str = "cpu") -
         return _imported("gpu", "GpuRunner", checkpoint, options, device)
     if options.cpu_kernels != "torch":
         try:
-            return _imported("native", "NativeRunner", checkpoint, options)
+            return _imported("native", "NativeRunner", checkpoint, options, built)
         except NaiadError as error:
             if options.cpu_kernels == "native" or error.code != Code.UNSUPPORTED:
                 raise

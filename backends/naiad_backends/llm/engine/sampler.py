@@ -63,8 +63,6 @@ class Sampler:
         """A request has ended. One that is not there is no mistake."""
         self._texts.pop(number, None)
 
-    # Logits that were made in this mode can be changed only in it.
-    @torch.inference_mode()
     def sample(self, logits: torch.Tensor, numbers: Sequence[int]) -> Sampled:
         """Choose a token for each of `numbers`, and remember it as part of its output.
 
@@ -96,7 +94,7 @@ class Sampler:
         self, logits: torch.Tensor, following: Sequence[int], best: int
     ) -> list[Scored]:
         """How likely each token of a prompt was: `following[i]` after row i of logits [n, V], with
-        the `best` most likely ones, -1 for all."""
+        the `best` most likely ones, -1 for all. `BadLogits` for logits that are not finite."""
         rows = logits.cpu().numpy()
         return [score(row, token, best) for row, token in zip(rows, following, strict=True)]
 

@@ -1,0 +1,72 @@
+"""The `llm` backend: text generators out of Hugging Face folders and GGUF files.
+
+Finds the model, reads what kind it is, and loads it. Knows nothing of requests.
+"""
+
+from collections.abc import Sequence
+from importlib import metadata
+from pathlib import Path
+
+from naiad_backends.api import Backend, Completion, Model, ModelSpec, Placement
+from naiad_backends.errors import invalid, unsupported
+from naiad_backends.llm import configuration, signature
+from naiad_backends.llm.checkpoint.architecture import Architecture
+from naiad_backends.llm.checkpoint.checkpoint import open_checkpoint
+from naiad_backends.llm.checkpoint.weights import Checkpoint
+from naiad_backends.llm.messages import Start
+from naiad_backends.llm.model import LlmModel
+from naiad_backends.llm.options import Options
+
+
+class LlmBackend(Backend):
+    """Option: `cache-folder`, where kernels are built. Those of a model are in
+    `naiad_backends.llm.options`."""
+
+    def gpus(self) -> Sequence[int]:
+        """The NVIDIA GPUs of the machine, if the installed torch is not one for CPUs only."""
+        try:
+            if metadata.version("torch").endswith("+cpu"):
+                return ()
+        except metadata.PackageNotFoundError:
+            return ()
+        found = [path for path in Path("/dev").glob("nvidia[0-9]*") if path.name[6:].isdigit()]
+        # CUDA counts those that a container has from 0 on.
+        return range(len(found))
+
+    def complete(self, spec: ModelSpec) -> Completion:
+        """What every generator has. Raises as `load` does for a model that cannot be read."""
+        self._open(spec)
+        return signature.GENERATOR
+
+    def load(self, spec: ModelSpec) -> Model:
+        """Raises INVALID_ARG for options and files that are wrong, UNSUPPORTED for a kind of model
+        or a GPU that is not there."""
+        if not spec.decoupled:
+            raise invalid(
+                "a text generator is decoupled",
+                field="model_transaction_policy.decoupled",
+                hint="set it to true, or leave it out",
+            )
+        for placement in spec.placements:
+            self._check_device(placement)
+        options, path, checkpoint = self._open(spec)
+        cache = self.options.get("cache-folder", "")
+        built = str(Path(cache) / "kernels") if cache else ""
+        return LlmModel(self.services, spec, Start(str(path), options, built=built), checkpoint)
+
+    def _open(self, spec: ModelSpec) -> tuple[Options, Path, Checkpoint]:
+        options = configuration.options(spec)
+        path = configuration.location(spec, options)
+        checkpoint = open_checkpoint(path, options.load_format)
+        if not isinstance(checkpoint.architecture, Architecture):
+            raise unsupported("models that embed text are not served yet", field="backend")
+        return options, path, checkpoint
+
+    def _check_device(self, placement: Placement) -> None:
+        gpus = self.gpus()
+        if placement.kind == "GPU" and placement.device not in gpus:
+            raise unsupported(
+                f"instance '{placement.name}' wants GPU {placement.device}",
+                field="instance_group",
+                hint=f"GPUs here: {', '.join(map(str, gpus)) or 'none'}",
+            )

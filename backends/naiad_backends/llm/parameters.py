@@ -1,0 +1,390 @@
+"""How a request wants its text: vLLM's parameters, from JSON, checked one by one.
+
+Unknown names are told to the log once and ignored; those that would change what the answer means
+are refused. Ranges are vLLM's. Knows nothing of tensors.
+"""
+
+import contextlib
+import logging
+import math
+import random
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+
+from naiad_backends.errors import NaiadError, invalid, unsupported
+from naiad_backends.llm.sampling import Sampling
+
+logger = logging.getLogger(__name__)
+
+MOST_CHOICES = 16_384
+MOST_STOPS = 16
+MOST_LOGPROB_IDS = 128
+MOST_BAD_WORDS = 4_096
+"""Tokens of all bad words."""
+
+DEFAULT_MAX_TOKENS = 16
+"""Of a prompt that is no chat."""
+
+_GREEDY = 1e-5
+_COLDEST = 0.01
+_STRONGEST_BIAS = 100.0
+_LONGEST_NAME = 60
+
+_REFUSED: Mapping[str, tuple[Any, ...]] = {
+    "best_of": (1,),
+    "use_beam_search": (False,),
+    "logits_processors": ((), []),
+    "structured_outputs": ({},),
+    "guided_decoding": ({},),
+    "guided_json": (),
+    "guided_regex": (),
+    "guided_choice": (),
+    "guided_grammar": (),
+    "response_format": ({"type": "text"},),
+    "lora_name": ("",),
+    "typical_p": (1, 1.0),
+    "repetition_detection": (),
+}
+"""What would change the answer and is not there, and the values that ask for nothing; none also
+does."""
+
+_SILENT = (
+    "detokenize",
+    "spaces_between_special_tokens",
+    "output_kind",
+    "extra_args",
+    "flat_logprobs",
+)
+"""vLLM's own, at which nobody needs to be surprised."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What the model allows. defaults: its author's, by vLLM's names.  eos: the tokens that end a
+    text.  max_logprobs: -1 for all of the vocabulary.  seed: 0 for a random one each time.
+    encode: the tokens of a text, without special ones."""
+
+    vocab_size: int
+    eos: frozenset[int] = frozenset()
+    max_logprobs: int = 20
+    seed: int = 0
+    defaults: Mapping[str, float] = field(default_factory=dict)
+    encode: Callable[[str], Sequence[int]] = lambda text: ()
+
+
+@dataclass(frozen=True, slots=True)
+class Wishes:
+    """What one request wants.
+
+    sampling: of the first choice, its `max_tokens` not yet cut to the room.
+    n: choices.  stop: strings that end the text.  include_stop: they and a stop token stay in it.
+    echo: the prompt precedes the text.  max_tokens: None for all the room, 0 for only the prompt's
+        logprobs; missing if `defaulted`.
+    truncate: the last so many tokens of the prompt are used; -1 for as many as fit, None for all.
+    """
+
+    sampling: Sampling
+    n: int = 1
+    stop: tuple[str, ...] = ()
+    include_stop: bool = False
+    skip_special_tokens: bool = True
+    add_special_tokens: bool = True
+    echo: bool = False
+    max_tokens: int | None = None
+    defaulted: bool = False
+    truncate: int | None = None
+    salt: str = ""
+
+    def choice(self, index: int, room: int, chat: bool) -> Sampling:
+        """How to sample one of the choices. room: for its tokens, at least 1."""
+        limit = self.max_tokens
+        if self.defaulted and not chat:
+            limit = DEFAULT_MAX_TOKENS
+        tokens = room if limit is None else max(min(limit, room), 1)
+        first = self.sampling
+        return msgspec.structs.replace(
+            first,
+            max_tokens=tokens,
+            min_tokens=min(first.min_tokens, tokens),
+            seed=derived(first.seed, index),
+            prompt_logprobs=first.prompt_logprobs if index == 0 else None,
+        )
+
+
+def derived(seed: int, index: int) -> int:
+    """The seed of a choice: the request's own for the first, unlike ones for the others."""
+    return (seed + index * 0x9E3779B97F4A7C15) & (2**64 - 1)
+
+
+class _Values:
+    """Values by name, taken one by one. None stands for a missing one."""
+
+    def __init__(self, values: Mapping[str, Any], defaults: Mapping[str, float]) -> None:
+        self._values = dict(values)
+        self._defaults = defaults
+
+    def left(self) -> Mapping[str, Any]:
+        """Those that nobody has taken."""
+        return self._values
+
+    def take(self, name: str) -> Any:
+        value = self._values.pop(name, None)
+        return self._defaults.get(name) if value is None else value
+
+    def number(
+        self, name: str, default: float, least: float, most: float, above: bool = False
+    ) -> float:
+        """above: `least` itself is out of range."""
+        value = self.take(name)
+        if value is None:
+            return default
+        number = _number(name, value)
+        if not least <= number <= most or (above and number == least):
+            low = f"above {least:g}" if above else f"{least:g}"
+            high = f" to {most:g}" if most < math.inf else " or more"
+            raise invalid(f"{_shown(value)} is out of range", field=name, hint=f"use {low}{high}")
+        return number
+
+    def whole(self, name: str, least: int, most: int) -> int | None:
+        value = self.take(name)
+        return None if value is None else _within(name, _whole(name, value), least, most)
+
+    def flag(self, name: str, default: bool) -> bool:
+        value = self.take(name)
+        if value is None:
+            return default
+        if isinstance(value, str) and value.lower() in ("true", "false"):
+            return value.lower() == "true"
+        if not isinstance(value, bool):
+            raise _wrong(name, value, "true or false")
+        return value
+
+    def text(self, name: str) -> str:
+        value = self.take(name)
+        if value is None:
+            return ""
+        if not isinstance(value, str):
+            raise _wrong(name, value, "a text")
+        return value
+
+    def texts(self, name: str, most: int, single: bool = False) -> tuple[str, ...]:
+        """A list of texts, none of them empty. single: one text stands for a list of it."""
+        value = self.take(name)
+        if value is None:
+            return ()
+        if single and isinstance(value, str):
+            value = [value]
+        if not isinstance(value, list):
+            raise _wrong(name, value, "a list of texts")
+        if len(value) > most:
+            raise invalid(f"there are {len(value)} of them", field=name, hint=f"use at most {most}")
+        for index, one in enumerate(value):
+            if not isinstance(one, str):
+                raise _wrong(f"{name}[{index}]", one, "a text")
+            if not one:
+                raise invalid("it is empty", field=f"{name}[{index}]")
+        return tuple(value)
+
+    def tokens(self, name: str, vocab_size: int, most: int = 0) -> list[int] | None:
+        """most: how many; 0 for any number."""
+        value = self.take(name)
+        if value is None:
+            return None
+        if not isinstance(value, list):
+            raise _wrong(name, value, "a list of tokens")
+        if most and len(value) > most:
+            raise invalid(f"there are {len(value)} of them", field=name, hint=f"use at most {most}")
+        return [_token(f"{name}[{i}]", one, vocab_size) for i, one in enumerate(value)]
+
+
+def read(values: Mapping[str, Any], limits: Limits) -> Wishes:
+    """What the parameters of a request say. Raises INVALID_ARG, naming the parameter, and
+    UNSUPPORTED."""
+    given = _Values(values, limits.defaults)
+    defaulted = "max_tokens" not in values and limits.defaults.get("max_tokens") is None
+    limit = given.whole("max_tokens", 0, 2**31)
+    wishes = Wishes(
+        sampling=_sampling(given, limits, limit),
+        n=given.whole("n", 1, MOST_CHOICES) or 1,
+        stop=given.texts("stop", MOST_STOPS, single=True),
+        include_stop=given.flag("include_stop_str_in_output", False),
+        skip_special_tokens=given.flag("skip_special_tokens", True),
+        add_special_tokens=given.flag("add_special_tokens", True),
+        echo=given.flag("echo", False),
+        max_tokens=limit,
+        defaulted=defaulted,
+        truncate=given.whole("truncate_prompt_tokens", -1, 2**31),
+        salt=given.text("cache_salt"),
+    )
+    if limit == 0 and not wishes.echo and wishes.sampling.prompt_logprobs is None:
+        raise invalid(
+            "0 is out of range", field="max_tokens", hint="use 1 or more; 0 goes with echo only"
+        )
+    if wishes.truncate == 0:
+        raise invalid("0 is out of range", field="truncate_prompt_tokens")
+    _check_left(given.left())
+    return wishes
+
+
+def _sampling(given: _Values, limits: Limits, limit: int | None) -> Sampling:
+    vocab = limits.vocab_size
+    temperature = given.number("temperature", 1.0, 0, 2)
+    greedy = temperature < _GREEDY
+    top_p = given.number("top_p", 1.0, 0, 1, above=True)
+    top_k = given.whole("top_k", -1, 2**31) or 0
+    min_p = given.number("min_p", 0.0, 0, 1)
+    ignore_eos = given.flag("ignore_eos", False)
+    stop = given.tokens("stop_token_ids", vocab) or []
+    logprobs = _logprobs(given, "logprobs", limits)
+    logprob_ids = given.tokens("logprob_token_ids", vocab, MOST_LOGPROB_IDS)
+    if logprob_ids is not None and logprobs is None:
+        raise invalid("it needs logprobs", field="logprob_token_ids", hint="set logprobs, too")
+    return Sampling(
+        temperature=0.0 if greedy else max(temperature, _COLDEST),
+        top_p=1.0 if greedy else top_p,
+        top_k=0 if greedy or top_k < 0 else top_k,
+        min_p=0.0 if greedy else min_p,
+        repetition_penalty=given.number("repetition_penalty", 1.0, 0, _LARGEST, above=True),
+        presence_penalty=given.number("presence_penalty", 0.0, -2, 2),
+        frequency_penalty=given.number("frequency_penalty", 0.0, -2, 2),
+        logit_bias=_logit_bias(given.take("logit_bias"), vocab),
+        allowed=_allowed(given, vocab),
+        bad_words=_bad_words(given, limits),
+        logprobs=logprobs,
+        logprob_ids=logprob_ids,
+        prompt_logprobs=_logprobs(given, "prompt_logprobs", limits),
+        stop=sorted({*stop, *(() if ignore_eos else limits.eos)}),
+        min_tokens=_min_tokens(given, limit),
+        seed=_seed(given, limits.seed),
+    )
+
+
+_LARGEST = 1e30
+
+
+def _min_tokens(given: _Values, limit: int | None) -> int:
+    most = given.whole("min_tokens", 0, 2**31) or 0
+    if limit is not None and most > limit:
+        raise invalid(f"{most} is more than max_tokens, {limit}", field="min_tokens")
+    return most
+
+
+def _seed(given: _Values, default: int) -> int:
+    seed = given.whole("seed", -(2**63), 2**64 - 1)
+    if seed is None or seed == -1:
+        return default or random.getrandbits(63)
+    return seed & (2**64 - 1)
+
+
+def _logprobs(given: _Values, name: str, limits: Limits) -> int | None:
+    value = given.take(name)
+    if value is None or value is False:
+        return None
+    number = _whole(name, value)
+    most = limits.vocab_size if limits.max_logprobs < 0 else limits.max_logprobs
+    if number == -1 and limits.max_logprobs < 0:
+        return -1
+    if not 0 <= number <= most:
+        raise invalid(
+            f"{number} is out of range", field=name, hint=f"use 0 to {most}, or raise max_logprobs"
+        )
+    return number
+
+
+def _logit_bias(value: Any, vocab_size: int) -> dict[int, float]:
+    if value is None:
+        return {}
+    if not isinstance(value, dict):
+        raise _wrong("logit_bias", value, "an object of tokens and numbers")
+    bias: dict[int, float] = {}
+    for key, given in value.items():
+        field = f'logit_bias["{str(key)[:_LONGEST_NAME]}"]'
+        number = _number(field, given)
+        token = _token(field, key, vocab_size)
+        bias[token] = min(max(number, -_STRONGEST_BIAS), _STRONGEST_BIAS)
+    return bias
+
+
+def _allowed(given: _Values, vocab_size: int) -> list[int] | None:
+    allowed = given.tokens("allowed_token_ids", vocab_size)
+    if allowed is not None and not allowed:
+        raise invalid("it is empty", field="allowed_token_ids", hint="leave it out to allow all")
+    return allowed
+
+
+def _bad_words(given: _Values, limits: Limits) -> list[list[int]]:
+    """A word is also bad behind a space, if it is other tokens then."""
+    found: list[list[int]] = []
+    for word in given.texts("bad_words", MOST_BAD_WORDS):
+        for text in (word, " " + word.lstrip()):
+            tokens = list(limits.encode(text))
+            if tokens and tokens not in found:
+                found.append(tokens)
+    if sum(map(len, found)) > MOST_BAD_WORDS:
+        raise invalid(
+            f"they have more than {MOST_BAD_WORDS} tokens", field="bad_words", hint="use fewer"
+        )
+    return found
+
+
+_told: set[str] = set()
+_MOST_TOLD = 1_000
+
+
+def _check_left(left: Mapping[str, Any]) -> None:
+    for name, value in left.items():
+        if name in _REFUSED:
+            if value is not None and value not in _REFUSED[name]:
+                raise unsupported("this server does not have it", field=name)
+        elif name not in _SILENT and name not in _told and len(_told) < _MOST_TOLD:
+            _told.add(name)
+            logger.warning("unknown sampling parameter '%s', ignored", name[:_LONGEST_NAME])
+
+
+def _number(name: str, value: Any) -> float:
+    if isinstance(value, int | float | str) and not isinstance(value, bool):
+        try:
+            number = float(value)
+        except (ValueError, OverflowError):
+            number = math.nan
+        if math.isfinite(number):
+            return number
+    raise _wrong(name, value, "a number")
+
+
+def _whole(name: str, value: Any) -> int:
+    if isinstance(value, str) and len(value) < 24:
+        with contextlib.suppress(ValueError):
+            value = int(value)
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if type(value) is not int:
+        raise _wrong(name, value, "a whole number")
+    return value
+
+
+def _within(name: str, value: int, least: int, most: int) -> int:
+    if not least <= value <= most:
+        raise invalid(f"{value} is out of range", field=name, hint=f"use {least} to {most}")
+    return value
+
+
+def _token(name: str, value: Any, vocab_size: int) -> int:
+    token = _whole(name, value)
+    if not 0 <= token < vocab_size:
+        raise invalid(
+            f"the vocabulary has no token {token}", field=name, hint=f"it has {vocab_size} tokens"
+        )
+    return token
+
+
+def _wrong(name: str, value: Any, wanted: str) -> NaiadError:
+    return invalid(f"{_shown(value)} is not {wanted}", field=name)
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= _LONGEST_NAME else text[:_LONGEST_NAME] + "..."
