@@ -45,7 +45,8 @@ class Plan:
 
     sequences, starts, counts: who computes how many tokens, from which on; those with one first.
     chosen: indexes of those whose next token the step chooses, ascending.
-    grown: whose blocks changed, with the first new one's index; from 0 if it has just entered.
+    grown: whose blocks changed, with the first new one's index; from 0 if it has just entered. One
+        that was preempted after that has none.
     preempted: left, and wait again.
     expired: ended by their deadlines.
     scored: tokens of prompts whose logits are kept.
@@ -230,7 +231,6 @@ class Scheduler:
         self.preemptions += 1
         heapq.heappush(self._waiting, (self._rank(sequence), sequence.number))
         plan.preempted.append(sequence)
-        plan.grown = [entry for entry in plan.grown if entry[0] is not sequence]
         if sequence in plan.sequences:
             place = plan.sequences.index(sequence)
             del plan.sequences[place], plan.counts[place]
