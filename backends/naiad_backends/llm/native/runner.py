@@ -50,8 +50,8 @@ class NativeRunner(Runner):
         self.max_tokens = options.max_num_batched_tokens or MAX_TOKENS
         cache = _cache_kind(checkpoint, options)
         self.blocks = _blocks(architecture, options, self, 4 if cache == Kind.F32 else 2)
-        threads = options.threads or len(os.sched_getaffinity(0))
-        self._config = _config(architecture, self, cache, threads)
+        self.threads = options.threads or len(os.sched_getaffinity(0))
+        self._config = _config(architecture, self, cache, self.threads)
         self._model = self._library.naiad_new(ctypes.byref(self._config))
         if not self._model:
             raise unavailable(
@@ -61,7 +61,7 @@ class NativeRunner(Runner):
         self._logits = torch.empty(0, self.vocab_size)
         _load(self._library, self._model, checkpoint, architecture, options.dtype)
         self.description = (
-            f"native kernels ({self._library.naiad_isa().decode()}), {threads} threads, "
+            f"native kernels ({self._library.naiad_isa().decode()}), {self.threads} threads, "
             f"{self.weight_bytes / 1e6:.0f} MB of weights, KV cache in {cache.name}"
         )
 
