@@ -1,15 +1,16 @@
-"""How fast the native kernels compute steps of SmolLM2-135M, and how near that is to what the memory gives.
+"""How fast the native kernels compute steps of SmolLM2-135M, and how near memory's speed that is.
 
     .venv/bin/python -m benchmarks.llm_step [--threads 2] [--model FILE]
 
-The engine's other parts are left out: no scheduler, no sampler, no server. Each figure is the best of
-several steps. Beside it stand the bytes that a step must read (weights once, and each sequence's
-keys and values), and how long the memory needs for them at the speed measured in the same run.
+The engine's other parts are left out: no scheduler, no sampler, no server. Each figure is the best
+of several steps. Beside it stand the bytes that a step must read (weights once, and each sequence's
+keys and values), and which part of the memory's speed, measured in the same run, that makes.
 """
 
 import argparse
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -42,13 +43,13 @@ def main() -> None:
     options = Options(
         threads=given.threads, max_num_batched_tokens=512, kv_cache_memory_bytes=1 << 30
     )
-    runner = NativeRunner(open_checkpoint(given.model), options, cache_folder() / "native")
+    runner = NativeRunner(open_checkpoint(given.model), options, cache_folder() / "kernels")
     print(runner.description)
     speed = memory_speed(runner.threads)
     print(f"memory: {speed / 1e9:.1f} GB/s read by {runner.threads} threads")
     for name, sequences, before, count in CASES:
         step = make_step(runner, sequences, before, count)
-        took = best(lambda step=step: runner.forward(step), given.seconds)
+        took = best(partial(runner.forward, step), given.seconds)
         read = runner.weight_bytes + sequences * (before + count / 2) * runner.token_bytes
         print(
             f"{name}: {took * 1e3:.2f} ms, {sequences * count / took:.0f} tokens/s, "
@@ -65,7 +66,7 @@ def memory_speed(threads: int) -> float:
 
 
 def make_step(runner: NativeRunner, sequences: int, before: int, count: int) -> Step:
-    """Sequences of equal length that own blocks one after another; what is in them is all the same."""
+    """Sequences of equal length, each with blocks of its own; what is in these does not matter."""
     size = runner.block_size
     each = -(-(before + count) // size)
     blocks = 1 + np.arange(sequences * each, dtype=np.int32).reshape(sequences, each)
