@@ -1,4 +1,4 @@
-"""The `llm` backend: text generators out of Hugging Face folders and GGUF files.
+"""The `llm` backend: models that write or embed text, out of Hugging Face folders and GGUF files.
 
 Finds the model, reads what kind it is, and loads it. Knows nothing of requests.
 """
@@ -10,11 +10,11 @@ from pathlib import Path
 from naiad_backends.api import Backend, Completion, Model, ModelSpec, Placement
 from naiad_backends.errors import invalid, unsupported
 from naiad_backends.llm import configuration, signature
-from naiad_backends.llm.checkpoint.architecture import Architecture
+from naiad_backends.llm.checkpoint.architecture import Encoder
 from naiad_backends.llm.checkpoint.checkpoint import open_checkpoint
 from naiad_backends.llm.checkpoint.weights import Checkpoint
 from naiad_backends.llm.messages import Start
-from naiad_backends.llm.model import LlmModel
+from naiad_backends.llm.model import EmbeddingModel, LlmModel
 from naiad_backends.llm.options import Options
 
 
@@ -34,33 +34,36 @@ class LlmBackend(Backend):
         return range(len(found))
 
     def complete(self, spec: ModelSpec) -> Completion:
-        """What every generator has. Raises as `load` does for a model that cannot be read."""
-        self._open(spec)
+        """What every generator, or this embedding model, has. Raises as `load` does for a model
+        that cannot be read."""
+        architecture = self._open(spec)[2].architecture
+        if isinstance(architecture, Encoder):
+            return signature.embedder(architecture.hidden_size)
         return signature.GENERATOR
 
     def load(self, spec: ModelSpec) -> Model:
         """Raises INVALID_ARG for options and files that are wrong, UNSUPPORTED for a kind of model
         or a GPU that is not there."""
-        if not spec.decoupled:
-            raise invalid(
-                "a text generator is decoupled",
-                field="model_transaction_policy.decoupled",
-                hint="set it to true, or leave it out",
-            )
         for placement in spec.placements:
             self._check_device(placement)
         options, path, checkpoint = self._open(spec)
+        embeds = isinstance(checkpoint.architecture, Encoder)
+        if spec.decoupled == embeds:
+            what = "an embedding model is not" if embeds else "a text generator is"
+            raise invalid(
+                f"{what} decoupled",
+                field="model_transaction_policy.decoupled",
+                hint=f"set it to {str(not embeds).lower()}, or leave it out",
+            )
         cache = self.options.get("cache-folder", "")
         built = str(Path(cache) / "kernels") if cache else ""
-        return LlmModel(self.services, spec, Start(str(path), options, built=built), checkpoint)
+        kind = EmbeddingModel if embeds else LlmModel
+        return kind(self.services, spec, Start(str(path), options, built=built), checkpoint)
 
     def _open(self, spec: ModelSpec) -> tuple[Options, Path, Checkpoint]:
         options = configuration.options(spec)
         path = configuration.location(spec, options)
-        checkpoint = open_checkpoint(path, options.load_format)
-        if not isinstance(checkpoint.architecture, Architecture):
-            raise unsupported("models that embed text are not served yet", field="backend")
-        return options, path, checkpoint
+        return options, path, open_checkpoint(path, options.load_format)
 
     def _check_device(self, placement: Placement) -> None:
         gpus = self.gpus()

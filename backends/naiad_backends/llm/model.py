@@ -1,7 +1,8 @@
-"""A loaded model that writes text: its tokens, and the instances that share them."""
+"""A loaded model that writes or embeds text: its tokens, and the instances that share them."""
 
 import asyncio
 import os
+from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -11,69 +12,61 @@ import msgspec
 
 from naiad_backends.api import Model, ModelSpec, Placement
 from naiad_backends.errors import NaiadError
+from naiad_backends.llm.checkpoint.architecture import Encoder
 from naiad_backends.llm.checkpoint.weights import Checkpoint
+from naiad_backends.llm.embedder import Embedder
 from naiad_backends.llm.instance import LlmInstance
 from naiad_backends.llm.messages import Start
 from naiad_backends.llm.metrics import EngineMetrics
 from naiad_backends.llm.options import Options
 from naiad_backends.llm.parameters import Limits
+from naiad_backends.llm.remote import EngineInstance
 from naiad_backends.llm.text import open_template, open_tokenizer
 from naiad_backends.llm.text.tools import ModelText
 from naiad_backends.services import Services
 
 
-class LlmModel(Model):
+class EngineModel(Model):
     """Its instances have an engine each."""
 
     def __init__(
-        self,
-        services: Services,
-        spec: ModelSpec,
-        start: Start,
-        checkpoint: Checkpoint,
+        self, services: Services, spec: ModelSpec, start: Start, checkpoint: Checkpoint
     ) -> None:
         """start: what an engine begins with, but for the device.  checkpoint: of the same model.
 
         All engines of the placements are started at once; `instance` waits for one.
         """
         self._services = services
-        self._spec = spec
+        self._name = spec.name
         options = _shared(start.options, spec.placements)
         self._start = msgspec.structs.replace(start, options=options)
         self.text = self._text = _text(checkpoint, options)
-        tokenizer = self._text.tokenizer
-        self._limits = Limits(
-            vocab_size=min(checkpoint.decoder.vocab_size, tokenizer.vocab_size),
-            eos=frozenset(checkpoint.defaults.eos) | tokenizer.eos,
-            max_logprobs=options.max_logprobs,
-            seed=options.seed,
-            defaults=checkpoint.defaults.sampling,
-            encode=lambda text: tokenizer.encode(text, False),
-        )
+        self._prepare(checkpoint)
         self._begun = 0
-        self._starting: dict[str, tuple[LlmInstance, Any]] = {}
+        self._starting: dict[str, tuple[EngineInstance, Any]] = {}
         for placement in spec.placements:
             self._starting[placement.name] = self._begin(placement)
 
-    def _begin(self, placement: Placement) -> tuple[LlmInstance, Any]:
+    def _prepare(self, checkpoint: Checkpoint) -> None:
+        """Read what the instances need to know, before the first one."""
+
+    @abstractmethod
+    def _made(self, placement: Placement, start: Start, number: int) -> EngineInstance:
+        """A new instance, on the event loop. number: counts them."""
+
+    def _begin(self, placement: Placement) -> tuple[EngineInstance, Any]:
         device = f"cuda:{placement.device}" if placement.kind == "GPU" else "cpu"
         number, self._begun = self._begun, self._begun + 1
 
-        async def begin() -> LlmInstance:
-            return LlmInstance(
-                self._services,
-                placement,
-                msgspec.structs.replace(self._start, device=device),
-                self._text,
-                self._limits,
-                EngineMetrics(self._services.metrics, self._spec.name, number),
-            )
+        async def begin() -> EngineInstance:
+            start = msgspec.structs.replace(self._start, device=device)
+            return self._made(placement, start, number)
 
         loop = self._services.loop
         instance = asyncio.run_coroutine_threadsafe(begin(), loop).result()
         return instance, asyncio.run_coroutine_threadsafe(instance.start(), loop)
 
-    def instance(self, placement: Placement) -> LlmInstance:
+    def instance(self, placement: Placement) -> EngineInstance:
         """Raises the engine's own error, INTERNAL if its process does not start."""
         instance, starting = (
             self._starting.pop(placement.name)
@@ -96,11 +89,41 @@ class LlmModel(Model):
         self._starting.clear()
 
 
+class LlmModel(EngineModel):
+    """One that writes text."""
+
+    def _prepare(self, checkpoint: Checkpoint) -> None:
+        tokenizer, options = self._text.tokenizer, self._start.options
+        self._limits = Limits(
+            vocab_size=min(checkpoint.decoder.vocab_size, tokenizer.vocab_size),
+            eos=frozenset(checkpoint.defaults.eos) | tokenizer.eos,
+            max_logprobs=options.max_logprobs,
+            seed=options.seed,
+            defaults=checkpoint.defaults.sampling,
+            encode=lambda text: tokenizer.encode(text, False),
+        )
+
+    def _made(self, placement: Placement, start: Start, number: int) -> EngineInstance:
+        metrics = EngineMetrics(self._services.metrics, self._name, number)
+        return LlmInstance(self._services, placement, start, self._text, self._limits, metrics)
+
+
+class EmbeddingModel(EngineModel):
+    """One that makes vectors."""
+
+    def _made(self, placement: Placement, start: Start, number: int) -> EngineInstance:
+        return Embedder(self._services, placement, start, self._text)
+
+
 def _text(checkpoint: Checkpoint, options: Options) -> ModelText:
     folder, metadata = checkpoint.folder, checkpoint.metadata
     if options.tokenizer:
         folder, metadata = Path(options.tokenizer), None
     tokenizer = open_tokenizer(folder, metadata)
+    architecture = checkpoint.architecture
+    length = options.max_model_len or architecture.max_position
+    if isinstance(architecture, Encoder):
+        return ModelText(tokenizer, None, max_model_len=length, generates=False)
     template = open_template(
         tokenizer,
         folder,
@@ -108,7 +131,6 @@ def _text(checkpoint: Checkpoint, options: Options) -> ModelText:
         file=options.chat_template,
         trust_requests=options.trust_request_chat_template,
     )
-    length = options.max_model_len or checkpoint.decoder.max_position
     return ModelText(tokenizer, template, max_model_len=length)
 
 

@@ -28,3 +28,26 @@ _OUTPUTS = (
 )
 
 GENERATOR = Completion(_INPUTS, _OUTPUTS, dynamic_batching=False, decoupled=True)
+
+
+def embedder(dimensions: int) -> Completion:
+    """What a model has that makes vectors with so many numbers: batches of texts or of tokens.
+
+    Requests do not wait for each other: the engine makes its own batches.
+    """
+    return Completion(
+        (
+            TensorSpec(generation.TEXT_INPUT, "BYTES", (1,), optional=True),
+            TensorSpec(generation.INPUT_IDS, "INT64", (-1,), optional=True),
+        ),
+        (
+            TensorSpec(generation.EMBEDDING, "FP32", (dimensions,)),
+            TensorSpec(generation.NUM_INPUT_TOKENS, "UINT32", (1,)),
+        ),
+        max_batch_size=MOST_TEXTS,
+        dynamic_batching=False,
+    )
+
+
+MOST_TEXTS = 1024
+"""Of one request to an embedding model whose configuration does not say."""
