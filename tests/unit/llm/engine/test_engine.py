@@ -249,3 +249,32 @@ def test_the_engine_tells_what_it_has_done() -> None:
     assert (stats.steps, stats.step_tokens, stats.prompt_tokens) == (3, 6, 4)
     assert engine.ready.blocks == 200
     assert engine.ready.block_size == SIZE
+
+
+def test_who_was_preempted_by_a_step_that_was_lost_goes_on() -> None:
+    prompts = [list(range(8)), list(range(20, 28))]
+
+    def begin() -> tuple[Engine, FakeRunner]:
+        runner = FakeRunner(blocks=7, block_size=SIZE, overlaps=True)
+        engine = Engine(runner, FakeSampler(runner), Options())
+        for number, prompt in enumerate(prompts):
+            engine.add(Add(number, prompt, Sampling(max_tokens=9)))
+        return engine, runner
+
+    twin, _ = begin()
+    steps = 0
+    while not twin.stats().preemptions:
+        twin.step()
+        steps += 1
+    engine, runner = begin()
+    tokens = [o.tokens[0] for _ in range(steps - 1) for o in engine.step() if o.number == 1]
+    runner.broken = 1
+    with pytest.raises(RuntimeError):
+        engine.step()
+
+    (lost,) = engine.fail("lost").outputs
+
+    assert lost.number == 0
+    assert engine.stats().preemptions == 1
+    tokens += [o.tokens[0] for o in finish(engine)[1]]
+    assert tokens == written(prompts[1], 9)
