@@ -32,7 +32,7 @@ class Sampled:
 
 
 @dataclass(slots=True)
-class _Text:
+class Text:
     """What a request asks for, and what it has so far."""
 
     sampling: Sampling
@@ -44,25 +44,31 @@ class _Text:
         """Whether it asks for logprobs."""
         return self.sampling.logprobs is not None or self.sampling.logprob_ids is not None
 
+    def score(self, row: Row, token: int) -> Scored:
+        """How likely a token was, from raw logits."""
+        sampling = self.sampling
+        return score(row, token, sampling.logprobs or 0, sampling.logprob_ids or ())
+
 
 class Sampler:
     """One for an engine. What a text gets depends on its logits, its tokens and its seed only."""
 
     def __init__(self, vocab_size: int, device: str) -> None:
         self._like = torch.empty(vocab_size, device=device)
-        self._texts: dict[int, _Text] = {}
+        self._texts: dict[int, Text] = {}
 
     def add(
         self, number: int, sampling: Sampling, prompt: Sequence[int], output: Sequence[int] = ()
     ) -> None:
         """A request begins, or goes on after a preemption, when it has an output already."""
         chain = _processors(sampling, prompt, self._like)
-        self._texts[number] = _Text(sampling, list(output), chain)
+        self._texts[number] = Text(sampling, list(output), chain)
 
     def remove(self, number: int) -> None:
         """A request has ended. One that is not there is no mistake."""
         self._texts.pop(number, None)
 
+    @torch.inference_mode()
     def sample(self, logits: torch.Tensor, numbers: Sequence[int]) -> Sampled:
         """Choose a token for each of `numbers`, and remember it as part of its output.
 
@@ -85,7 +91,7 @@ class Sampler:
                 token = choice
                 text.output.append(token)
                 if row in raw:
-                    scored = _score(raw[row].cpu().numpy(), token, text.sampling)
+                    scored = text.score(raw[row].cpu().numpy(), token)
             sampled.tokens.append(token)
             sampled.scored.append(scored)
         return sampled
@@ -115,7 +121,7 @@ def _processors(sampling: Sampling, prompt: Sequence[int], like: torch.Tensor) -
     return chain
 
 
-def _row_by_row(logits: torch.Tensor, texts: Sequence[_Text]) -> Iterator[int | str]:
+def _row_by_row(logits: torch.Tensor, texts: Sequence[Text]) -> Iterator[int | str]:
     """For each row its token, or why it has none."""
     for row, text in zip(logits.numpy(), texts, strict=True):
         sampling = text.sampling
@@ -136,13 +142,9 @@ def _row_by_row(logits: torch.Tensor, texts: Sequence[_Text]) -> Iterator[int | 
             yield str(error)
 
 
-def _at_once(logits: torch.Tensor, texts: Sequence[_Text]) -> Iterator[int | str]:
+def _at_once(logits: torch.Tensor, texts: Sequence[Text]) -> Iterator[int | str]:
     """The same on a device, which is waited for once."""
     samplings = [text.sampling for text in texts]
     tokens = device_draws.choose(logits, samplings, [len(text.output) for text in texts])
     for token in tokens.tolist():
         yield device_draws.FAILURES.get(token, token)
-
-
-def _score(row: Row, token: int, sampling: Sampling) -> Scored:
-    return score(row, token, sampling.logprobs or 0, sampling.logprob_ids or ())
