@@ -1,7 +1,5 @@
 """RMSNorm, alone or after adding to the residual stream, in one pass over memory each."""
 
-from typing import Any
-
 import torch
 import triton
 import triton.language as tl
@@ -15,8 +13,6 @@ def _norm_kernel(
     x: tl.tensor,
     weight: tl.tensor,
     eps: tl.tensor,
-    offset: tl.tensor,
-    scale: tl.tensor,
     COLUMNS: tl.constexpr,
     BLOCK: tl.constexpr,
     ADD: tl.constexpr,
@@ -27,17 +23,19 @@ def _norm_kernel(
     row = tl.program_id(0).to(tl.int64) * COLUMNS + columns
     values = tl.load(x + row, mask=mask, other=0.0).to(tl.float32)
     if ADD:
-        values = tl.load(residual + row, mask=mask, other=0.0).to(tl.float32) + values * scale
+        values = tl.load(residual + row, mask=mask, other=0.0).to(tl.float32) + values
         # What is normed is what the next layer will find.
         rounded = values.to(residual.dtype.element_ty)
         tl.store(residual + row, rounded, mask=mask)
         values = rounded.to(tl.float32)
     factor = tl.rsqrt(tl.sum(values * values, 0) / COLUMNS + eps)
-    weights = tl.load(weight + columns, mask=mask, other=0.0).to(tl.float32) + offset
+    weights = tl.load(weight + columns, mask=mask, other=0.0).to(tl.float32)
     tl.store(out + row, (values * factor * weights).to(out.dtype.element_ty), mask=mask)
 
 
-def _launch(out: Tensor, residual: Tensor, x: Tensor, weight: Tensor, **options: Any) -> Tensor:
+def _launch(
+    out: Tensor, residual: Tensor, x: Tensor, weight: Tensor, eps: float, add: bool
+) -> None:
     columns = x.shape[-1]
     block = triton.next_power_of_2(columns)
     _norm_kernel[(x.numel() // columns,)](
@@ -45,26 +43,26 @@ def _launch(out: Tensor, residual: Tensor, x: Tensor, weight: Tensor, **options:
         residual,
         x,
         weight,
+        eps,
         COLUMNS=columns,
         BLOCK=block,
+        ADD=add,
         num_warps=min(max(block // 512, 1), 16),
-        **options,
     )
+
+
+def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """x / sqrt(mean(x^2) + eps) * weight, computed in float32.
+
+    x: [..., C], contiguous.  weight: [C], of any type.
+    """
+    out = torch.empty_like(x)
+    _launch(out, out, x, weight, eps, add=False)
     return out
 
 
-def rms_norm(x: Tensor, weight: Tensor, eps: float, offset: float = 0.0) -> Tensor:
-    """x / sqrt(mean(x^2) + eps) * (weight + offset), computed in float32.
-
-    x: [..., C], contiguous.  weight: [C].
-    """
+def add_rms_norm(x: Tensor, residual: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """Add x to `residual`, in place, and return the norm of the sum. Shapes as above."""
     out = torch.empty_like(x)
-    return _launch(out, out, x, weight, eps=eps, offset=offset, scale=1.0, ADD=False)
-
-
-def add_rms_norm(
-    x: Tensor, residual: Tensor, weight: Tensor, eps: float, offset: float = 0.0, scale: float = 1.0
-) -> Tensor:
-    """Add scale * x to `residual`, in place, and return the norm of the sum. Shapes as above."""
-    out = torch.empty_like(x)
-    return _launch(out, residual, x, weight, eps=eps, offset=offset, scale=scale, ADD=True)
+    _launch(out, residual, x, weight, eps, add=True)
+    return out

@@ -25,12 +25,11 @@ class Rotation:
 
 @dataclass(frozen=True, slots=True)
 class HeadNorms:
-    """RMSNorm of each head of queries and of keys: weights [head_dim]."""
+    """RMSNorm of each head of queries and of keys. q, k: weights [head_dim], of any type."""
 
     q: Tensor
     k: Tensor
     eps: float
-    offset: float = 0.0
 
 
 @triton.jit
@@ -42,7 +41,6 @@ def _turn(
     position: tl.tensor,
     scale: tl.tensor,
     eps: tl.tensor,
-    offset: tl.tensor,
     HEAD_DIM: tl.constexpr,
     BLOCK_D: tl.constexpr,
     ROTARY: tl.constexpr,
@@ -68,10 +66,10 @@ def _turn(
     if NORM:
         factor = tl.rsqrt(tl.sum(x * x, 1) / HEAD_DIM + eps)[:, None]
         inside = dims < HEAD_DIM
-        w = tl.load(weight + dims, mask=inside, other=0.0).to(tl.float32) + offset
+        w = tl.load(weight + dims, mask=inside, other=0.0).to(tl.float32)
         x *= factor * w[None, :]
         if ROTARY:
-            w = tl.load(weight + other, mask=inside, other=0.0).to(tl.float32) + offset
+            w = tl.load(weight + other, mask=inside, other=0.0).to(tl.float32)
             y *= factor * w[None, :]
     if ROTARY:
         angle = position.to(tl.float32) * tl.load(inv_freq + pair, mask=rotates, other=0.0)
@@ -94,7 +92,6 @@ def _rope_kernel(
     inv_freq: tl.tensor,
     scale: tl.tensor,
     eps: tl.tensor,
-    offset: tl.tensor,
     HEADS: tl.constexpr,
     KV_HEADS: tl.constexpr,
     HEAD_DIM: tl.constexpr,
@@ -116,7 +113,7 @@ def _rope_kernel(
         heads = part * BLOCK_H + tl.arange(0, BLOCK_H)
         mask = (heads < HEADS)[:, None] & (dims < HEAD_DIM)[None, :]
         q = _turn(
-            row + heads[:, None] * HEAD_DIM, mask, q_norm, inv_freq, position, scale, eps, offset,
+            row + heads[:, None] * HEAD_DIM, mask, q_norm, inv_freq, position, scale, eps,
             HEAD_DIM, BLOCK_D, ROTARY, INTERLEAVED, NORM,
         )  # fmt: skip
         here = (token * HEADS + heads)[:, None] * HEAD_DIM + dims[None, :]
@@ -126,7 +123,7 @@ def _rope_kernel(
         mask = (heads < KV_HEADS)[:, None] & (dims < HEAD_DIM)[None, :]
         source = row + (HEADS + heads)[:, None] * HEAD_DIM
         k = _turn(
-            source, mask, k_norm, inv_freq, position, scale, eps, offset,
+            source, mask, k_norm, inv_freq, position, scale, eps,
             HEAD_DIM, BLOCK_D, ROTARY, INTERLEAVED, NORM,
         )  # fmt: skip
         v = tl.load(source + KV_HEADS * HEAD_DIM + dims[None, :], mask=mask, other=0.0)
@@ -169,7 +166,6 @@ def rope_and_store(
         rotation.inv_freq if rotation else out,
         rotation.scale if rotation else 1.0,
         norms.eps if norms else 0.0,
-        norms.offset if norms else 0.0,
         HEADS=heads,
         KV_HEADS=kv_heads,
         HEAD_DIM=head_dim,
