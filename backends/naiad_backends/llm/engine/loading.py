@@ -7,7 +7,6 @@ from naiad_backends.llm.checkpoint.checkpoint import open_checkpoint
 from naiad_backends.llm.engine.engine import Engine
 from naiad_backends.llm.engine.pooling import Pooling
 from naiad_backends.llm.engine.runners import BUILT, make_runner
-from naiad_backends.llm.engine.sampler import Sampler
 from naiad_backends.llm.engine.work import Work
 from naiad_backends.llm.messages import Start
 
@@ -20,4 +19,4 @@ def load(start: Start) -> Work:
         return Pooling(checkpoint, checkpoint.architecture, options, device)
     built = Path(start.built) if start.built else BUILT
     runner = make_runner(checkpoint, options, device, built)
-    return Engine(runner, Sampler(runner.vocab_size, device), options)
+    return Engine(runner, runner.make_sampler(), options)

@@ -2,10 +2,13 @@
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
+
+if TYPE_CHECKING:
+    from naiad_backends.llm.engine.sampler import Sampler
 
 Ints = npt.NDArray[np.int32]
 
@@ -54,6 +57,13 @@ class Runner(ABC):
     def forward(self, step: Step) -> Any:
         """Compute a step: logits, a float32 torch tensor [R, vocab_size] on the runner's device,
         valid until the next step."""
+
+    def make_sampler(self) -> "Sampler":
+        """What chooses from its logits."""
+        # Only here: what speaks of steps needs no torch.
+        from naiad_backends.llm.engine.sampler import Sampler
+
+        return Sampler(self.vocab_size, "cpu")
 
     @abstractmethod
     def close(self) -> None:

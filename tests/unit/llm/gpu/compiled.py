@@ -11,6 +11,7 @@ import inspect
 import sys
 from typing import Any
 
+import numpy as np
 import torch
 import triton
 from triton._C.libtriton import ir
@@ -19,10 +20,13 @@ from triton.compiler import ASTSource
 from triton.compiler.compiler import make_backend
 from triton.runtime.jit import JITFunction, mangle_type
 
+from naiad_backends.llm.engine.runner import Step
 from naiad_backends.llm.gpu.activation import gated
 from naiad_backends.llm.gpu.attention import Decode, Shape, decode_tiles, extend, extend_tiles
 from naiad_backends.llm.gpu.norm import add_rms_norm, rms_norm
 from naiad_backends.llm.gpu.rope import HeadNorms, Rotation, rope_and_store
+from naiad_backends.llm.gpu.sampling import COLUMNS, choose
+from naiad_backends.llm.gpu.step import Inputs
 
 
 def compile_for(capability: int, whole: bool) -> None:
@@ -94,10 +98,19 @@ def launch_others(dtype: torch.dtype) -> None:
     rope_and_store(qkv, cache, cache, ints, ints, 32, Rotation(torch.empty(32)), norms)
 
 
+def launch_the_rest() -> None:
+    ints = torch.zeros(2, COLUMNS, dtype=torch.int32)
+    choose(ints[0], torch.empty(2, 128_256), ints)
+    two = np.zeros(2, np.int32)
+    step = Step(two, two, two, np.arange(3, dtype=np.int32), two, np.zeros((2, 5), np.int32), two)
+    Inputs(64, 8, 16, 16, 4, torch.device("cpu")).load(step)
+
+
 def main() -> None:
     compile_for(int((sys.argv[1:] or ["90"])[0]), whole=len(sys.argv) > 1)
     bf16 = torch.bfloat16
     launch_others(bf16)
+    launch_the_rest()
     launch_attention(Shape(32, 8, 128, 16, 0.1), 0, bf16)
     launch_attention(Shape(8, 4, 256, 16, 0.1, 50.0), 4096, bf16)
 
