@@ -12,7 +12,7 @@ import tokenizers
 from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers
 from tokenizers.processors import TemplateProcessing
 
-from naiad_backends.errors import invalid, unsupported
+from naiad_backends.errors import NaiadError, invalid, unsupported
 from naiad_backends.llm.text.pretokenizers import PRE_TOKENIZERS, PreTokenizer
 from naiad_backends.llm.text.tokenizer import Tokenizer
 
@@ -36,6 +36,8 @@ _MARK = "▁"
 
 def gguf_tokenizer(metadata: Mapping[str, Any]) -> Tokenizer:
     """The tokenizer that a file describes."""
+    if not _strings(metadata, "tokens"):
+        raise invalid("the vocabulary is empty", field="tokenizer.ggml.tokens")
     specials = {
         name: token
         for name, role in _SPECIALS.items()
@@ -77,8 +79,6 @@ class Vocabulary:
     def of(metadata: Mapping[str, Any]) -> "Vocabulary":
         """The vocabulary of a file."""
         tokens = _strings(metadata, "tokens")
-        if not tokens:
-            raise invalid("the vocabulary is empty", field="tokenizer.ggml.tokens")
         types = [int(value) for value in _numbers(metadata, "token_type", len(tokens))]
         merges = _strings(metadata, "merges") if "tokenizer.ggml.merges" in metadata else None
         return Vocabulary(
@@ -117,7 +117,13 @@ def _built(vocabulary: Vocabulary) -> tokenizers.Tokenizer:
             field="tokenizer.ggml.model",
             hint=f"use one of {', '.join(_KINDS)}, or give a folder with a tokenizer.json",
         )
-    library = build(vocabulary)
+    try:
+        library = build(vocabulary)
+    except NaiadError:
+        raise
+    except Exception as error:
+        # The library has no error of its own: a part of a merge is no token, and the like.
+        raise invalid(str(error), field="tokenizer.ggml") from error
     _add_specials(library, vocabulary)
     return library
 
@@ -233,11 +239,7 @@ def _bpe(vocabulary: Vocabulary, **options: Any) -> models.BPE:
     merges = vocabulary.merges
     if merges is None:
         merges = _implied_merges(vocabulary, ids)
-    try:
-        return models.BPE(ids, merges, **options)
-    except Exception as error:
-        # The library has no error of its own: a part of a merge, or what it makes, is no token.
-        raise invalid(str(error), field="tokenizer.ggml.merges") from error
+    return models.BPE(ids, merges, **options)
 
 
 def _implied_merges(vocabulary: Vocabulary, ids: Mapping[str, int]) -> list[tuple[str, str]]:
@@ -268,8 +270,9 @@ def _frame(
         token = vocabulary.special(role)
         if not vocabulary.flag(flag, default) or token is None:
             continue
-        special.append((token, _id(vocabulary.metadata, role)))
-        parts = [token, *parts] if role == first else [*parts, token]
+        ids = [_id(vocabulary.metadata, role)]
+        special.append({"id": role, "ids": ids, "tokens": [token]})
+        parts = [role, *parts] if role == first else [*parts, role]
     library.post_processor = TemplateProcessing(single=parts, special_tokens=special)
 
 
@@ -337,7 +340,7 @@ def _id(metadata: Mapping[str, Any], role: str) -> int | None:
     value = metadata.get(key)
     if value is None:
         return None
-    tokens = metadata.get("tokenizer.ggml.tokens", ())
+    tokens = metadata["tokenizer.ggml.tokens"]
     if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < len(tokens):
         raise invalid(f"{value!r} is not one of {len(tokens)} tokens", field=key)
     return value

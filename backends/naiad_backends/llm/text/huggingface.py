@@ -103,14 +103,19 @@ def _named_templates(given: object) -> dict[str, str]:
             return {}
         case str(template):
             return {"default": template}
-        case list():
-            pairs = [(item.get("name"), item.get("template")) for item in given]
-            if all(isinstance(part, str) for pair in pairs for part in pair):
-                return dict(pairs)
+        case list() if all(_is_named_template(item) for item in given):
+            return {item["name"]: item["template"] for item in given}
     raise invalid(
         "is neither a template nor a list of named ones",
         field="tokenizer_config.json: chat_template",
     )
+
+
+def _is_named_template(item: object) -> bool:
+    match item:
+        case {"name": str(), "template": str()}:
+            return True
+    return False
 
 
 def _object(file: Path) -> dict[str, Any]:

@@ -113,23 +113,23 @@ PRE_TOKENIZERS: Mapping[str, PreTokenizer] = {
     **_named(PreTokenizer(_DEFAULT), "default"),
     **_named(
         PreTokenizer((_GPT2,)),
-        "gpt-2 phi-2 mpt olmo jais trillion granite-docling gigachat a.x-4.0 mellum modern-bert "
+        "gpt-2 phi-2 olmo jais trillion granite-docling gigachat a.x-4.0 mellum modern-bert "
         "exaone4 jina-es jina-de jina-v2-es jina-v2-de",
     ),
+    **_named(PreTokenizer((_GPT2,), nfc=True), "mpt"),
     **_named(
         PreTokenizer((r"\p{N}", _GPT2)),
-        "smollm starcoder refact command-r codeshell exaone minerva-7b mellum2",
+        "smollm starcoder refact codeshell exaone minerva-7b mellum2",
     ),
+    **_named(PreTokenizer((r"\p{N}", _GPT2), nfc=True), "command-r"),
     **_named(PreTokenizer((_LLAMA3,)), "dbrx smaug-bpe chatglm-bpe"),
     **_named(PreTokenizer((_LLAMA3,), ignore_merges=True), "glm4 glm5"),
     **_named(
         PreTokenizer((_LLAMA3,), ignore_merges=True, add_bos=True),
         "llama3 llama-v3 llama-bpe falcon3 falcon-h1 pixtral midm-2.0 lfm2 jina-v5-nano",
     ),
-    **_named(
-        PreTokenizer((_QWEN2,), nfc=True), "qwen2 deepseek-r1-qwen kormo f2llmv2 megrez stablelm2"
-    ),
-    **_named(PreTokenizer((_QWEN2,)), "hunyuan grok-2 solar-open"),
+    **_named(PreTokenizer((_QWEN2,), nfc=True), "qwen2 deepseek-r1-qwen kormo f2llmv2 megrez"),
+    **_named(PreTokenizer((_QWEN2,)), "hunyuan grok-2 solar-open stablelm2"),
     **_named(PreTokenizer((_QWEN35,), nfc=True), "qwen35"),
     **_named(PreTokenizer((_TEKKEN,), ignore_merges=True, add_bos=True), "tekken"),
     **_named(PreTokenizer((_GPT4O,)), "gpt-4o llama4 kanana2 talkie minimax-m2"),

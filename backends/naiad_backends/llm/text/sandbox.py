@@ -31,16 +31,19 @@ from jinja2.visitor import NodeTransformer
 
 from naiad_backends.errors import invalid
 
-SECONDS = 5.0
+SECONDS = 2.0
 """Of computing that one rendering may take."""
 ROOM = 1 << 27
-"""Characters and entries of lists that one rendering may make."""
+"""Characters that one rendering may make."""
+
+_ENTRY = 256
+"""Characters that an entry of a list counts for."""
 
 _NUMBER = 100_000
 """The largest number that may say how wide something gets."""
 _BITS = 4096
 """Of the largest whole number."""
-_LENGTH = 1 << 20
+_LENGTH = 1 << 16
 """Characters of a template."""
 
 
@@ -59,7 +62,7 @@ class Meter:
     def step(self) -> None:
         """Something was done that may be done again and again."""
         self._steps += 1
-        if self._steps % 64 == 0 and time.thread_time() > self._end:
+        if self._steps % 16 == 0 and time.thread_time() > self._end:
             raise LimitError("the chat template takes too long; does it loop?")
 
     def make(self, size: int) -> None:
@@ -78,7 +81,7 @@ class Meter:
         while rest:
             self.step()
             value = rest.pop()
-            size += _length(value)
+            size += len(value) if isinstance(value, str) else _ENTRY
             if isinstance(value, list | tuple):
                 rest += value
             elif isinstance(value, Mapping):
@@ -162,9 +165,7 @@ class _Environment(ImmutableSandboxedEnvironment):
     def call(__self, __context: Context, __obj: Any, *args: Any, **kwargs: Any) -> Any:
         meter = _METER.get()
         meter.step()
-        # Jinja passes its own along with those of the template.
-        named = {key: value for key, value in kwargs.items() if key not in _OWN_ARGUMENTS}
-        args = _checked(meter, __obj, args, named)
+        args = _checked(meter, __obj, args, kwargs)
         return _made(meter, super().call(__context, __obj, *args, **kwargs))
 
     def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
@@ -185,9 +186,10 @@ class _Environment(ImmutableSandboxedEnvironment):
         meter.make(size)
         return "".join(known)
 
-    @staticmethod
-    def passes() -> None:
-        """Stands in each loop."""
+    @property
+    def passes(self) -> None:
+        """Stands in each loop: to look it up is a step."""
+        _METER.get().step()
 
     @staticmethod
     def joined(*values: Any) -> str:
@@ -206,7 +208,8 @@ class _Metering(NodeTransformer):
 
     def visit_For(self, node: nodes.For) -> nodes.Node:
         self.generic_visit(node)
-        node.body.insert(0, nodes.ExprStmt(_call("passes", [], node)))
+        step = nodes.EnvironmentAttribute("passes", lineno=node.lineno)
+        node.body.insert(0, nodes.ExprStmt(step, lineno=node.lineno))
         return node
 
     def visit_Concat(self, node: nodes.Concat) -> nodes.Node:
@@ -363,7 +366,7 @@ def _made(meter: Meter, result: Any) -> Any:
         meter.make(len(result))
     elif isinstance(result, list | tuple | dict):
         meter.weigh(result)
-        meter.make(len(result))
+        meter.make(len(result) * _ENTRY)
     return result
 
 
@@ -387,8 +390,9 @@ def _checked(
     elif isinstance(function, type) or (
         isinstance(function, Macro) and (function.catch_varargs or function.catch_kwargs)
     ):
-        # They put what they are given into a list or a dictionary.
-        meter.weigh(args, kwargs)
+        # They put what they are given into a list or a dictionary. Jinja adds arguments of its own.
+        own = {key: value for key, value in kwargs.items() if key not in _OWN_ARGUMENTS}
+        meter.weigh(args, own)
     return args
 
 
@@ -427,8 +431,4 @@ def _check_operator(meter: Meter, operator: str, left: Any, right: Any) -> None:
             meter.make(len(left) + len(right))
         case "+", list() | tuple(), list() | tuple():
             meter.weigh(left, right)
-            meter.make(len(left) + len(right))
-
-
-def _length(value: object) -> int:
-    return len(value) if isinstance(value, str) else 1
+            meter.make((len(left) + len(right)) * _ENTRY)

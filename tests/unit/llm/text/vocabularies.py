@@ -8,7 +8,7 @@ from naiad_backends.llm.text.tokenizer import BYTES, Tokenizer
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)
 
 
-def metadata(model: str, tokens: list[tuple[str, int]], **fields: Any) -> dict[str, Any]:
+def metadata(model: str, tokens: list[tuple[str, int]], /, **fields: Any) -> dict[str, Any]:
     """Tokens with their types, and further keys."""
     return {
         "tokenizer.ggml.model": model,
