@@ -30,6 +30,7 @@ class Tokenizer:
 
     specials: the texts of `bos_token`, `eos_token` and the like, for chat templates.
     eos: the tokens that end a text, as far as the tokenizer knows.
+    vocab_size: one more than the largest token.
     Concurrency: any thread may call it.
     """
 
@@ -43,7 +44,8 @@ class Tokenizer:
         self.eos = eos
         added = library.get_added_tokens_decoder()
         self.special_ids = frozenset(token for token, what in added.items() if what.special)
-        self.vocab_size = library.get_vocab_size()
+        # Numbers may be left out: of tokens with one spelling only one is found.
+        self.vocab_size = max(library.get_vocab().values(), default=-1) + 1
         self.spelling = Spelling.of(library)
         self._bytes: dict[int, bytes] = {}
 

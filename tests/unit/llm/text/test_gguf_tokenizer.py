@@ -9,6 +9,7 @@ import tokenizers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.unit.llm.text.vocabularies import (
+    USER_DEFINED,
     byte_level_metadata,
     sentencepiece,
     sentencepiece_metadata,
@@ -151,6 +152,17 @@ def test_user_defined_tokens_are_found_and_stay_in_the_text() -> None:
 
     assert [tokenizer.token(t) for t in tokens] == ["ab", "<think>", "Ġab", "<|end|>"]
     assert tokenizer.decode(tokens, skip_special_tokens=True) == "ab<think> ab"
+
+
+def test_of_tokens_with_one_spelling_the_last_is_found() -> None:
+    metadata = byte_level_metadata()
+    metadata["tokenizer.ggml.tokens"] += ["<think>"]
+    metadata["tokenizer.ggml.token_type"] += [USER_DEFINED]
+    tokenizer = gguf_tokenizer(metadata)
+
+    assert tokenizer.vocab_size == 261
+    assert tokenizer.encode("<think>") == [260]
+    assert tokenizer.token_bytes(259) == b""
 
 
 def test_all_end_tokens_end_a_text() -> None:
