@@ -115,6 +115,21 @@ def test_the_latest_leaves_when_blocks_run_out_and_nobody_enters_then() -> None:
     assert steps.scheduler.preemptions == 1
 
 
+def test_nobody_enters_in_a_step_that_somebody_left() -> None:
+    steps = Steps(blocks=7, by_priority=True)
+    steps.add(distinct(8))
+    second = steps.add(distinct(8, 50))
+    for _ in range(5):
+        steps.step()
+    urgent = steps.add([1], priority=-1)
+
+    plan = steps.step()
+
+    assert plan.preempted == [second]
+    assert urgent.row < 0
+    assert urgent in steps.step().sequences
+
+
 def test_who_left_returns_before_others_and_finds_its_prefix() -> None:
     steps = Steps(blocks=7)
     first = steps.add(distinct(8))
@@ -154,7 +169,7 @@ def test_better_priorities_enter_first_and_worse_ones_leave_first() -> None:
 
 
 def test_a_block_for_each_running_sequence_stays_free() -> None:
-    steps = Steps(blocks=6)
+    steps = Steps(blocks=6, budget=32)
     steps.add(distinct(8))
     steps.add(distinct(8, 50))
     steps.add(distinct(4, 90))
