@@ -4,12 +4,11 @@ import sys
 import time
 from pathlib import Path
 
+from benchmarks.llm.drivers.protocol import serve
+from naiad_backends.llm.checkpoint.checkpoint import open_checkpoint
 from naiad_backends.llm.engine.engine import Engine
 from naiad_backends.llm.engine.runners import make_runner
 from naiad_backends.llm.engine.sampler import Sampler
-
-from benchmarks.llm.drivers.protocol import serve
-from naiad_backends.llm.checkpoint.checkpoint import open_checkpoint
 from naiad_backends.llm.messages import Add
 from naiad_backends.llm.options import Options
 from naiad_backends.llm.sampling import Sampling
