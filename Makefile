@@ -16,7 +16,7 @@ REPOSITORY := $(CACHE)/examples
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help serve models test lint types arrows tests test-gpu bench clean
+.PHONY: help serve models test lint types arrows tests test-gpu bench bench-gpu clean
 
 say = @printf '\n== %s\n'
 
@@ -55,7 +55,11 @@ test-gpu: .venv/installed-dev ## Tests that need an NVIDIA GPU; `make test` skip
 	$(say) "CUDA for Python"
 	@$(PIP) install --quiet -c constraints.txt --group gpu
 	$(say) "Tests on the GPU: pytest"
-	@$(BIN)/pytest -n0 tests/gpu
+	@$(BIN)/pytest -n0 tests/gpu tests/unit/llm/gpu
+
+bench-gpu: .venv/installed-dev ## A language model's speed on a GPU, with random weights; see docs/llm_gpu.md
+	$(say) "Benchmark on the GPU"
+	@$(BIN)/python -m benchmarks.llm_gpu $(ARGS)
 
 bench: .venv/installed-dev models ## Load tests; see docs/performance.md
 	$(say) "Benchmarks"

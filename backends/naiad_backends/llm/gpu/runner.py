@@ -15,6 +15,7 @@ from naiad_backends.llm.gpu.step import Inputs, OnDevice
 from naiad_backends.llm.gpu.weights import Loader, dtype_of
 from naiad_backends.llm.models.decoder import Decoder
 from naiad_backends.llm.options import Options
+from naiad_backends.llm.sampling import Sampling
 
 BLOCK_SIZE = 16
 MAX_TOKENS = 8192
@@ -53,6 +54,8 @@ class GpuRunner(Runner):
         self._operators.cache = self._make_cache(self.blocks)
         if self.device.type == "cuda" and not options.enforce_eager:
             self._graphs = Graphs(self._decode, sequences)
+        if self.device.type == "cuda":
+            self._warm_up()
         how = "CUDA graphs" if self._graphs else "no CUDA graphs"
         self.description = f"Triton kernels on {self.device}, {str(dtype).split('.')[1]}, {how}"
 
@@ -85,6 +88,17 @@ class GpuRunner(Runner):
         step = self._inputs.view(size, size)
         self._operators.begin(step)
         self._logits[:size].copy_(self._decoder.logits(self._decoder.hidden(step.tokens)))
+
+    def _warm_up(self) -> None:
+        """Compile what the first request needs."""
+        sampler = self.make_sampler()
+        sampler.add(0, Sampling(), [0])
+        for tokens in (2, 1):
+            zeros, ones = np.zeros(tokens, np.int32), np.ones(1, np.int32)
+            starts = np.array([0, tokens], np.int32)
+            blocks = np.zeros((1, 1), np.int32)
+            step = Step(zeros, zeros, zeros, starts, tokens * ones, blocks, ones * (tokens - 1))
+            sampler.sample(self.forward(step), [0])
 
     def _claim(self, options: Options) -> int:
         """Bytes of the GPU that this model may take."""
