@@ -244,11 +244,19 @@ class LlmInstance(EngineInstance):
             # Those that were aborted have none.
             if text is not None:
                 tokens += len(output.tokens)
-                self._hear(text, output, now)
+                self._hear_safely(text, output, now)
         if tokens:
             self._metrics.add("generation_tokens_total", number=tokens)
         self._metrics.stats(message.stats)
         self._abort()
+
+    def _hear_safely(self, text: _Text, output: Output, now: float) -> None:
+        """A mistake costs one request, not all that the engine writes."""
+        try:
+            self._hear(text, output, now)
+        except Exception as error:
+            logger.exception("an answer of '%s' failed", self.name)
+            self._fail(text.work, _mistake(error))
 
     def _hear(self, text: _Text, output: Output, now: float) -> None:
         if output.finish == "error" or (output.finish == "timeout" and not text.first):

@@ -36,7 +36,7 @@ class ResponseStream(Responder):
         self._on_part = arrived
         self._sent: deque[Part] = deque()
         self._parts: deque[Part] = deque()
-        self._arrived = asyncio.Event()
+        self._reader: asyncio.Future[None] | None = None
         self._finished = False
         self._cancelled = False
 
@@ -78,8 +78,8 @@ class ResponseStream(Responder):
                 yield part
                 if part.final:
                     return
-            self._arrived.clear()
-            await self._arrived.wait()
+            self._reader = self._loop.create_future()
+            await self._reader
 
     def _collect(self) -> None:
         while self._sent:
@@ -87,4 +87,6 @@ class ResponseStream(Responder):
             if not self._cancelled:
                 self._parts.append(part)
             self._on_part(self, part)
-        self._arrived.set()
+        reader, self._reader = self._reader, None
+        if reader is not None and not reader.done():
+            reader.set_result(None)
