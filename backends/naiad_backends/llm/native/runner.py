@@ -12,6 +12,7 @@ import torch
 from naiad_backends.errors import internal, invalid, unavailable, unsupported
 from naiad_backends.llm.checkpoint.architecture import Architecture
 from naiad_backends.llm.checkpoint.weights import Checkpoint
+from naiad_backends.llm.engine.cache import blocks_for
 from naiad_backends.llm.engine.runner import Ints, Runner, Step
 from naiad_backends.llm.native import library as native
 from naiad_backends.llm.native.packing import PLAIN, Kind, floats, put_matrix
@@ -20,6 +21,7 @@ from naiad_backends.llm.options import Options
 BLOCK_SIZES = (16, 32, 64, 128)
 """Divisors of the chunks of src/attention.h, and whole vectors."""
 
+BLOCK_SIZE = 32
 MAX_TOKENS = 256
 GROUP_LIMIT = 48
 """Of query heads that share a KV head; QUERY_ROWS of src/attention.h."""
@@ -32,26 +34,25 @@ ACTIVATIONS = ("silu", "gelu_tanh", "gelu")
 
 
 class NativeRunner(Runner):
-    """checkpoint: of a decoder.  folder: where the library is built if there is none.
+    """checkpoint: of a decoder, limited to the length that the options ask for.  folder: where the
+    library is built if there is none.
 
     UNSUPPORTED if there is no compiler or a shape that the kernels do not have; INVALID_ARG for
     options that do not fit.
     """
 
     def __init__(self, checkpoint: Checkpoint, options: Options, folder: Path) -> None:
-        architecture = checkpoint.architecture
-        if not isinstance(architecture, Architecture):
-            raise unsupported("the native kernels compute decoders only")
-        _check(architecture, options)
+        a = checkpoint.decoder
+        _check(a, options)
         self._library = native.load(folder)
-        self.vocab_size = architecture.vocab_size
-        self.max_model_len = options.max_model_len or architecture.max_position
-        self.block_size = options.block_size or 32
-        self.max_tokens = options.max_num_batched_tokens or MAX_TOKENS
+        self.vocab_size = a.vocab_size
+        self.max_model_len = a.max_position
+        self.block_size = options.block_size or BLOCK_SIZE
+        self.max_tokens = options.max_num_batched_tokens or max(MAX_TOKENS, options.max_num_seqs)
+        self.threads = options.threads or len(os.sched_getaffinity(0))
         cache = _cache_kind(checkpoint, options)
-        self.blocks = _blocks(architecture, options, self, 4 if cache == Kind.F32 else 2)
-        threads = options.threads or len(os.sched_getaffinity(0))
-        self._config = _config(architecture, self, cache, threads)
+        self.blocks = blocks_for(options, a, self.block_size, _itemsize(cache))
+        self._config = _config(a, self, cache)
         self._model = self._library.naiad_new(ctypes.byref(self._config))
         if not self._model:
             raise unavailable(
@@ -59,9 +60,13 @@ class NativeRunner(Runner):
                 hint="set kv_cache_memory_bytes or max_model_len to less",
             )
         self._logits = torch.empty(0, self.vocab_size)
-        _load(self._library, self._model, checkpoint, architecture, options.dtype)
+        try:
+            _load(self._library, self._model, checkpoint, options.dtype)
+        except BaseException:
+            self.close()
+            raise
         self.description = (
-            f"native kernels ({self._library.naiad_isa().decode()}), {threads} threads, "
+            f"native kernels ({self._library.naiad_isa().decode()}), {self.threads} threads, "
             f"{self.weight_bytes / 1e6:.0f} MB of weights, KV cache in {cache.name}"
         )
 
@@ -74,8 +79,7 @@ class NativeRunner(Runner):
     def token_bytes(self) -> int:
         """Of the cache for one token, all layers together."""
         c = self._config
-        size = 4 if c.cache == Kind.F32 else 2
-        return int(c.layers * c.kv_heads * (c.head_dim + -(-c.head_dim // 16) * 16) * size)
+        return int(2 * c.layers * c.kv_heads * c.head_dim * _itemsize(Kind(c.cache)))
 
     def forward(self, step: Step) -> torch.Tensor:
         """See Runner. INTERNAL if the arrays do not belong together."""
@@ -120,11 +124,6 @@ def _check(a: Architecture, options: Options) -> None:
 def _cache_kind(checkpoint: Checkpoint, options: Options) -> Kind:
     """Half floats, unless all is to be exact."""
     if options.kv_cache_dtype != "auto":
-        if options.kv_cache_dtype not in PLAIN:
-            raise invalid(
-                f"'{options.kv_cache_dtype}' is not one of auto, {', '.join(PLAIN)}",
-                field="kv_cache_dtype",
-            )
         return PLAIN[options.kv_cache_dtype]
     exact = options.dtype == "float32" or (
         options.dtype == "auto" and checkpoint.weight("layers.0.k").type == "F32"
@@ -132,30 +131,11 @@ def _cache_kind(checkpoint: Checkpoint, options: Options) -> Kind:
     return Kind.F32 if exact else Kind.F16
 
 
-def _blocks(a: Architecture, options: Options, runner: Runner, size: int) -> int:
-    """How many fit in what may be used; at most as many as ever run."""
-    block = (
-        2 * len(a.layers) * a.num_kv_heads * -(-a.head_dim // 16) * 16 * runner.block_size * size
-    )
-    longest = -(-runner.max_model_len // runner.block_size)
-    most = options.max_num_seqs * longest
-    available = options.kv_cache_memory_bytes or _free_memory() // 4
-    blocks = min(available // block, most)
-    if blocks < longest:
-        raise invalid(
-            f"one sequence of {runner.max_model_len} tokens needs {longest * block} bytes of KV "
-            f"cache, and there are {available}",
-            field="kv_cache_memory_bytes",
-            hint="set max_model_len to less",
-        )
-    return int(blocks) + 1
+def _itemsize(kind: Kind) -> int:
+    return 4 if kind == Kind.F32 else 2
 
 
-def _free_memory() -> int:
-    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-
-
-def _config(a: Architecture, runner: Runner, cache: Kind, threads: int) -> native.Config:
+def _config(a: Architecture, runner: NativeRunner, cache: Kind) -> native.Config:
     return native.Config(
         vocab=a.vocab_size,
         hidden=a.hidden_size,
@@ -169,7 +149,7 @@ def _config(a: Architecture, runner: Runner, cache: Kind, threads: int) -> nativ
         post_norm=a.post_norm,
         qk_norm=a.qk_norm,
         activation=ACTIVATIONS.index(a.activation),
-        threads=threads,
+        threads=runner.threads,
         max_tokens=runner.max_tokens,
         block_size=runner.block_size,
         blocks=runner.blocks,
@@ -184,11 +164,9 @@ def _config(a: Architecture, runner: Runner, cache: Kind, threads: int) -> nativ
     )
 
 
-def _load(
-    library: native.Library, model: int, checkpoint: Checkpoint, a: Architecture, dtype: str
-) -> None:
+def _load(library: native.Library, model: int, checkpoint: Checkpoint, dtype: str) -> None:
     """Everything of the checkpoint into the model."""
-    names = set(checkpoint.names())
+    a, names = checkpoint.decoder, set(checkpoint.names())
 
     def matrix(layer: int, which: int, name: str) -> None:
         put_matrix(library, model, layer, which, checkpoint.weight(name), dtype)

@@ -13,7 +13,7 @@ from naiad_backends.llm.native import build
 from naiad_backends.llm.native.runner import NativeRunner
 from naiad_backends.llm.options import Options
 
-FOLDER = cache_folder() / "native"
+FOLDER = cache_folder() / "kernels"
 
 
 @pytest.fixture(scope="session")

@@ -260,7 +260,6 @@ def test_a_step_that_does_not_fit_is_an_error(runner: Runners) -> None:
     ("options", "message"),
     [
         ({"block_size": 8}, "blocks have 16, 32, 64, 128 tokens"),
-        ({"kv_cache_dtype": "fp4"}, "is not one of auto, float32, bfloat16, float16"),
         ({"kv_cache_memory_bytes": 1000}, "one sequence of 512 tokens needs"),
     ],
 )

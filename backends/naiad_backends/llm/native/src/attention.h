@@ -65,9 +65,8 @@ void score(const Query& q, const Pages<T>& pages, int head, int chunk, int from,
     int size = pages.block_size;
     for (int p = from; p < to; p += size) {
         const T* keys = pages.keys(q.blocks[p / size], head);
-        for (int c = 0; c < size; c += COLUMNS)
-            tiles<false>(q.count, q.rows, size_t(pages.head_dim), keys + c, size_t(size), pages.head_dim,
-                         scores + p - chunk + c, CHUNK);
+        product<false>(q.count, size, q.rows, size_t(pages.head_dim), keys, size_t(size), pages.head_dim,
+                       scores + p - chunk, CHUNK);
     }
     if (q.softcap > 0)
         for (int r = 0; r < q.count; r++)
@@ -116,9 +115,8 @@ void gather(const Query& q, const Pages<T>& pages, int head, int chunk, Gathered
     for (int p = from; p < to; p += size) {
         const T* values = pages.values(q.blocks[p / size], head);
         // Behind the last position there may be anything, so nobody looks.
-        for (int c = 0; c < width; c += COLUMNS)
-            tiles<true>(q.count, scores + p - chunk, CHUNK, values + c, size_t(width), std::min(size, end - p),
-                        out.values + c, size_t(width));
+        product<true>(q.count, width, scores + p - chunk, CHUNK, values, size_t(width), std::min(size, end - p),
+                      out.values, size_t(width));
     }
 }
 

@@ -1,8 +1,17 @@
 // Vectors of floats and dot products of bytes, for each instruction set. All else is written once, on these.
 //
-// A vector F has LANES floats. Weights<Q> hold LANES columns of a matrix, 32 numbers of each, as
-// unsigned integers; their dot product with 32 signed bytes is exact.
+// A vector F has LANES floats. Weights<BITS, FOURS> hold LANES columns of a matrix, FOURS times four
+// numbers of each, as unsigned integers; dot products with as many signed bytes are exact. Sums of
+// a whole group of 32 fit a Sum.
 #pragma once
+
+// Before loops of constant length over vectors, which else would not stay in registers.
+#if defined(__clang__)
+#define UNROLL _Pragma("clang loop unroll(full)")
+#else
+#define UNROLL _Pragma("GCC unroll 16")
+#endif
+
 #include <cmath>
 #include <cstdint>
 #include <cstring>
@@ -70,7 +79,7 @@ inline void from_float(float x, half& y) {
 
 #define NAIAD_ISA "AVX-512 VNNI"
 constexpr int LANES = 16;
-constexpr int TILE_ROWS = 12;
+constexpr int TILE_ROWS = 12, WIDE_ROWS = 6;  // Of a tile of sums in registers, 16 or 32 columns wide.
 using F = __m512;
 
 inline F set1(float x) { return _mm512_set1_ps(x); }
@@ -97,14 +106,23 @@ inline F power2(F n) {
 }
 inline float sum(F a) { return _mm512_reduce_add_ps(a); }
 inline float greatest(F a) { return _mm512_reduce_max_ps(a); }
+// 32 numbers times a factor to the nearest bytes; returns their sum. They fit.
+inline int to_bytes(const float* x, float factor, int8_t* q) {
+    __m512i a = _mm512_cvtps_epi32(mul(load(x), set1(factor)));
+    __m512i b = _mm512_cvtps_epi32(mul(load(x + 16), set1(factor)));
+    _mm_storeu_si128((__m128i*)q, _mm512_cvtepi32_epi8(a));
+    _mm_storeu_si128((__m128i*)(q + 16), _mm512_cvtepi32_epi8(b));
+    return _mm512_reduce_add_epi32(_mm512_add_epi32(a, b));
+}
 
-// 32 numbers of LANES columns: byte b of lane c of part[i] is number 4 i + b of column c.
-template <int BITS>
+// Byte b of lane c of part[i] is number 4 i + b of column c.
+template <int BITS, int FOURS>
 struct Weights {
-    __m512i part[8];
+    using Sum = __m512i;
+    __m512i part[FOURS];
     explicit Weights(const uint8_t* p) {
         const __m512i low = _mm512_set1_epi8(15);
-        for (int i = 0; i < 8; i++)
+        UNROLL for (int i = 0; i < FOURS; i++)
             if constexpr (BITS == 8) {
                 part[i] = _mm512_loadu_si512(p + 64 * i);
             } else {
@@ -112,26 +130,35 @@ struct Weights {
                 part[i] = _mm512_and_si512(i % 2 ? _mm512_srli_epi16(both, 4) : both, low);
             }
     }
-    F dot(const int8_t* a) const {
+    Sum dot(const int8_t* a) const {
         __m512i even = _mm512_setzero_si512(), odd = even;
-        for (int i = 0; i < 8; i += 2) {
+        UNROLL for (int i = 0; i < FOURS; i += 2) {
             even = _mm512_dpbusd_epi32(even, part[i], spread(a + 4 * i));
             odd = _mm512_dpbusd_epi32(odd, part[i + 1], spread(a + 4 * i + 4));
         }
-        return _mm512_cvtepi32_ps(_mm512_add_epi32(even, odd));
+        return _mm512_add_epi32(even, odd);
     }
     static __m512i spread(const int8_t* a) {
         int32_t four;
         std::memcpy(&four, a, 4);
         return _mm512_set1_epi32(four);
     }
+    static Sum add(Sum a, Sum b) { return _mm512_add_epi32(a, b); }
+    static F floats(Sum a) { return _mm512_cvtepi32_ps(a); }
 };
+// How many of a group's parts, and how many vectors of columns, fit the registers at once.
+template <int BITS>
+constexpr int PARTS = 1;
+template <int BITS>
+constexpr int WIDE = 1;
+template <int BITS>
+constexpr int ZERO = 0;  // Numbers are counted from here.
 
 #elif NAIAD_X86
 
 #define NAIAD_ISA "AVX2"
 constexpr int LANES = 8;
-constexpr int TILE_ROWS = 6;
+constexpr int TILE_ROWS = 6, WIDE_ROWS = 3;
 using F = __m256;
 
 inline F set1(float x) { return _mm256_set1_ps(x); }
@@ -166,69 +193,93 @@ inline float greatest(F a) {
     return _mm_cvtss_f32(_mm_max_ss(x, _mm_movehdup_ps(x)));
 }
 
+inline int to_bytes(const float* x, float factor, int8_t* q) {
+    __m256i n[4];
+    UNROLL for (int i = 0; i < 4; i++) n[i] = _mm256_cvtps_epi32(mul(load(x + 8 * i), set1(factor)));
+    __m256i pairs = _mm256_packs_epi16(_mm256_packs_epi32(n[0], n[1]), _mm256_packs_epi32(n[2], n[3]));
+    // The packing works on each half of a register by itself.
+    pairs = _mm256_permutevar8x32_epi32(pairs, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
+    _mm256_storeu_si256((__m256i*)q, pairs);
+    __m256i all = _mm256_add_epi32(_mm256_add_epi32(n[0], n[1]), _mm256_add_epi32(n[2], n[3]));
+    __m128i half = _mm_add_epi32(_mm256_castsi256_si128(all), _mm256_extracti128_si256(all, 1));
+    half = _mm_add_epi32(half, _mm_shuffle_epi32(half, 0x4e));
+    return _mm_cvtsi128_si32(_mm_add_epi32(half, _mm_shuffle_epi32(half, 0xb1)));
+}
+
 inline __m256i spread(const int8_t* a) {
     int32_t four;
     std::memcpy(&four, a, 4);
     return _mm256_set1_epi32(four);
 }
 
-template <int BITS>
+template <int BITS, int FOURS>
 struct Weights;
 
 // Sums of 8 products of 4-bit and 8-bit numbers, two at a time, fit 16 bits: 8 * 2 * 15 * 127 < 2^15.
-template <>
-struct Weights<4> {
-    __m256i part[8];
+template <int FOURS>
+struct Weights<4, FOURS> {
+    using Sum = __m256i;
+    __m256i part[FOURS];
     explicit Weights(const uint8_t* p) {
         const __m256i low = _mm256_set1_epi8(15);
-        for (int i = 0; i < 4; i++) {
-            __m256i both = _mm256_loadu_si256((const __m256i*)(p + 64 * i));
-            part[2 * i] = _mm256_and_si256(both, low);
-            part[2 * i + 1] = _mm256_and_si256(_mm256_srli_epi16(both, 4), low);
+        UNROLL for (int i = 0; i < FOURS; i += 2) {
+            __m256i both = _mm256_loadu_si256((const __m256i*)(p + 32 * i));
+            part[i] = _mm256_and_si256(both, low);
+            part[i + 1] = _mm256_and_si256(_mm256_srli_epi16(both, 4), low);
         }
     }
-    F dot(const int8_t* a) const {
+    Sum dot(const int8_t* a) const {
         __m256i even = _mm256_maddubs_epi16(part[0], spread(a));
         __m256i odd = _mm256_maddubs_epi16(part[1], spread(a + 4));
-        for (int i = 2; i < 8; i += 2) {
+        UNROLL for (int i = 2; i < FOURS; i += 2) {
             even = _mm256_add_epi16(even, _mm256_maddubs_epi16(part[i], spread(a + 4 * i)));
             odd = _mm256_add_epi16(odd, _mm256_maddubs_epi16(part[i + 1], spread(a + 4 * i + 4)));
         }
-        const __m256i ones = _mm256_set1_epi16(1);
-        return _mm256_cvtepi32_ps(_mm256_madd_epi16(_mm256_add_epi16(even, odd), ones));
+        return _mm256_add_epi16(even, odd);
     }
+    static Sum add(Sum a, Sum b) { return _mm256_add_epi16(a, b); }
+    static F floats(Sum a) { return _mm256_cvtepi32_ps(_mm256_madd_epi16(a, _mm256_set1_epi16(1))); }
 };
 
 // Products of two bytes overflow 16 bits if one is unsigned. So the weights minus 128, whose sign
-// goes to the other factor: 2 * 128 * 127 < 2^15. What 128 adds comes back at the end.
-template <>
-struct Weights<8> {
-    __m256i part[8], size[8];
+// goes to the other factor: 2 * 128 * 127 < 2^15.
+template <int FOURS>
+struct Weights<8, FOURS> {
+    using Sum = __m256i;
+    __m256i part[FOURS], size[FOURS];
     explicit Weights(const uint8_t* p) {
-        for (int i = 0; i < 8; i++) {
+        UNROLL for (int i = 0; i < FOURS; i++) {
             __m256i raw = _mm256_loadu_si256((const __m256i*)(p + 64 * i));
             part[i] = _mm256_xor_si256(raw, _mm256_set1_epi8(-128));
             size[i] = _mm256_abs_epi8(part[i]);
         }
     }
-    F dot(const int8_t* a) const {
+    Sum dot(const int8_t* a) const {
         const __m256i ones = _mm256_set1_epi16(1);
         __m256i total = _mm256_setzero_si256();
-        for (int i = 0; i < 8; i++) {
+        UNROLL for (int i = 0; i < FOURS; i++) {
             __m256i signed_a = _mm256_sign_epi8(spread(a + 4 * i), part[i]);
             __m256i pairs = _mm256_maddubs_epi16(size[i], signed_a);
             total = _mm256_add_epi32(total, _mm256_madd_epi16(pairs, ones));
         }
-        return _mm256_cvtepi32_ps(total);
+        return total;
     }
+    static Sum add(Sum a, Sum b) { return _mm256_add_epi32(a, b); }
+    static F floats(Sum a) { return _mm256_cvtepi32_ps(a); }
 };
+template <int BITS>
+constexpr int PARTS = 2;
+template <int BITS>
+constexpr int WIDE = BITS == 4 ? 2 : 1;
+template <int BITS>
+constexpr int ZERO = BITS == 8 ? 128 : 0;
 
 #else
 
 // Plain loops that a compiler makes vectors of.
 #define NAIAD_ISA "portable"
 constexpr int LANES = 8;
-constexpr int TILE_ROWS = 4;
+constexpr int TILE_ROWS = 4, WIDE_ROWS = 2;
 struct F {
     float v[LANES];
 };
@@ -266,11 +317,20 @@ inline float greatest(F a) {
     return a.v[0];
 }
 
-template <int BITS>
+inline int to_bytes(const float* x, float factor, int8_t* q) {
+    int total = 0;
+    for (int i = 0; i < 32; i++) total += q[i] = int8_t(std::nearbyint(x[i] * factor));
+    return total;
+}
+
+template <int BITS, int FOURS>
 struct Weights {
-    uint8_t part[8][LANES][4];
+    struct Sum {
+        int32_t v[LANES];
+    };
+    uint8_t part[FOURS][LANES][4];
     explicit Weights(const uint8_t* p) {
-        for (int i = 0; i < 8; i++)
+        for (int i = 0; i < FOURS; i++)
             for (int c = 0; c < LANES; c++)
                 for (int b = 0; b < 4; b++)
                     if constexpr (BITS == 8)
@@ -278,26 +338,27 @@ struct Weights {
                     else
                         part[i][c][b] = p[64 * (i / 2) + 4 * c + b] >> (i % 2 * 4) & 15;
     }
-    F dot(const int8_t* a) const {
-        int32_t total[LANES] = {};
-        for (int i = 0; i < 8; i++)
+    Sum dot(const int8_t* a) const {
+        Sum total = {};
+        for (int i = 0; i < FOURS; i++)
             for (int c = 0; c < LANES; c++)
-                for (int b = 0; b < 4; b++) total[c] += part[i][c][b] * a[4 * i + b];
-        return each([&](int c) { return float(total[c]); });
+                for (int b = 0; b < 4; b++) total.v[c] += part[i][c][b] * a[4 * i + b];
+        return total;
     }
+    static Sum add(Sum a, Sum b) {
+        for (int c = 0; c < LANES; c++) a.v[c] += b.v[c];
+        return a;
+    }
+    static F floats(Sum a) { return each([&](int c) { return float(a.v[c]); }); }
 };
-
-#endif
-
-// What Weights<8>::dot leaves out: it counts numbers from `zero` on.
 template <int BITS>
-constexpr int zero_point() {
-#if NAIAD_X86 && !(defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512VNNI__))
-    return BITS == 8 ? 128 : 0;
-#else
-    return 0;
+constexpr int PARTS = 1;
+template <int BITS>
+constexpr int WIDE = 1;
+template <int BITS>
+constexpr int ZERO = 0;
+
 #endif
-}
 
 // e^x to about 1e-7 of it; 0 below -88.
 inline F exponential(F x) {

@@ -105,116 +105,143 @@ struct Activations {
     }
     void quantize(int r, int group, const float* x) {
         F most = abs(load(x));
-        for (int i = LANES; i < GROUP; i += LANES) most = max(most, abs(load(x + i)));
-        float scale = greatest(most) / 127.0f;
-        F inverse = set1(scale > 0 ? 1.0f / scale : 0.0f), total = set1(0.0f);
+        UNROLL for (int i = LANES; i < GROUP; i += LANES) most = max(most, abs(load(x + i)));
+        // What is next to nothing becomes nothing: its inverse might be infinite.
+        float scale = greatest(most) / 127.0f, factor = scale > 1e-30f ? 1.0f / scale : 0.0f;
         size_t at = place(r, group);
-        int8_t* q = bytes.data() + at * GROUP;
-        for (int i = 0; i < GROUP; i += LANES) {
-            F n = max(min(round(mul(load(x + i), inverse)), set1(127.0f)), set1(-127.0f));
-            total = add(total, n);
-            float whole[LANES];
-            store(whole, n);
-            for (int j = 0; j < LANES; j++) q[i + j] = int8_t(whole[j]);
-        }
         scales.data()[at] = scale;
-        sums.data()[at] = scale * sum(total);
+        sums.data()[at] = scale * float(to_bytes(x, factor, bytes.data() + at * GROUP));
     }
     void quantize(int r) {
         for (int g = 0; g < stride / GROUP; g++) quantize(r, g, row(r) + g * GROUP);
     }
 };
 
-// One block times `rows` rows from `row` on, all of one tile, of quantized activations.
-template <int BITS, int ROWS>
-void block_few(const uint8_t* block, int groups, const Activations& x, int row, float* out) {
+// The scales and minima of one vector of a group's columns.
+template <int BITS>
+struct Scales {
+    F d, m;
+    explicit Scales(const uint8_t* group, int vector) {
+        const half* p = (const half*)(group + GROUP * COLUMNS * BITS / 8) + vector * LANES;
+        d = load(p), m = load(p + COLUMNS);
+        if constexpr (ZERO<BITS> != 0) m = fma(d, set1(ZERO<BITS>), m);
+    }
+    // Adds what a group's sum of products is worth.
+    F onto(F sum, float scale, float total, F dot) const { return fma(m, set1(total), fma(mul(dot, d), set1(scale), sum)); }
+};
+
+// One block times one row of quantized activations.
+template <int BITS>
+void block_row(const uint8_t* group, int groups, const Activations& x, int row, float* out) {
+    using W = Weights<BITS, 8>;
     constexpr int VECTORS = COLUMNS / LANES;
-    F acc[VECTORS][ROWS];
-    for (auto& vector : acc)
-        for (F& a : vector) a = set1(0.0f);
-    for (int g = 0; g < groups; g++, block += group_bytes<BITS>()) {
+    F sums[VECTORS];
+    UNROLL for (int v = 0; v < VECTORS; v++) sums[v] = set1(0.0f);
+    for (int g = 0; g < groups; g++, group += group_bytes<BITS>()) {
         size_t at = x.place(row, g);
-        const int8_t* q = x.bytes.data() + at * GROUP;
-        const half* scales = (const half*)(block + GROUP * COLUMNS * BITS / 8);
-        for (int v = 0; v < VECTORS; v++) {
-            Weights<BITS> weights(block + v * LANES * 4);
-            F d = load(scales + v * LANES), m = load(scales + COLUMNS + v * LANES);
-            if constexpr (zero_point<BITS>() != 0) m = fma(d, set1(zero_point<BITS>()), m);
-            for (int r = 0; r < ROWS; r++) {
-                F dot = mul(weights.dot(q + r * GROUP), d);
-                acc[v][r] = fma(dot, set1(x.scales.data()[at + size_t(r)]), acc[v][r]);
-                acc[v][r] = fma(m, set1(x.sums.data()[at + size_t(r)]), acc[v][r]);
-            }
+        UNROLL for (int v = 0; v < VECTORS; v++) {
+            F dot = W::floats(W(group + v * LANES * 4).dot(x.bytes.data() + at * GROUP));
+            sums[v] = Scales<BITS>(group, v).onto(sums[v], x.scales.data()[at], x.sums.data()[at], dot);
         }
     }
-    for (int v = 0; v < VECTORS; v++)
-        for (int r = 0; r < ROWS; r++) store(out + r * COLUMNS + v * LANES, acc[v][r]);
+    UNROLL for (int v = 0; v < VECTORS; v++) store(out + v * LANES, sums[v]);
 }
 
-// The same for many rows: their sums stay in memory and weights are unpacked once for all.
+// One block times several rows, all of one tile. Weights are unpacked once for all rows, as many as
+// registers hold, so sums stay in memory. Adds in the order of block_row.
 template <int BITS>
-void block_many(const uint8_t* block, int groups, const Activations& x, int row, int rows, float* out) {
-    for (int v = 0; v < COLUMNS / LANES; v++) {
-        float acc[HEIGHT * LANES] = {};
-        const uint8_t* p = block;
-        for (int g = 0; g < groups; g++, p += group_bytes<BITS>()) {
-            size_t at = x.place(row, g);
-            const int8_t* q = x.bytes.data() + at * GROUP;
-            const float *scale = x.scales.data() + at, *total = x.sums.data() + at;
-            const half* scales = (const half*)(p + GROUP * COLUMNS * BITS / 8);
-            Weights<BITS> weights(p + v * LANES * 4);
-            F d = load(scales + v * LANES), m = load(scales + COLUMNS + v * LANES);
-            if constexpr (zero_point<BITS>() != 0) m = fma(d, set1(zero_point<BITS>()), m);
-            for (int r = 0; r < rows; r++) {
-                F dot = mul(weights.dot(q + r * GROUP), d);
-                F a = fma(dot, set1(scale[r]), load(acc + r * LANES));
-                store(acc + r * LANES, fma(m, set1(total[r]), a));
+void block_rows(const uint8_t* block, int groups, const Activations& x, int row, int rows, float* __restrict out) {
+    constexpr int WIDTH = WIDE<BITS>, FOURS = 8 / PARTS<BITS>;
+    using W = Weights<BITS, FOURS>;
+    typename W::Sum dots[HEIGHT][WIDTH];
+    std::fill(out, out + rows * COLUMNS, 0.0f);
+    for (int g = 0; g < groups; g++, block += group_bytes<BITS>()) {
+        size_t at = x.place(row, g);
+        for (int v = 0; v < COLUMNS / LANES; v += WIDTH) {
+            UNROLL for (int part = 0; part < PARTS<BITS>; part++) {
+                const uint8_t* from = block + part * FOURS * COLUMNS * 4 * BITS / 8 + v * LANES * 4;
+                const int8_t* q = x.bytes.data() + at * GROUP + part * FOURS * 4;
+                W first(from), second(from + (WIDTH - 1) * LANES * 4);
+                bool last = part == PARTS<BITS> - 1;
+                if (!last) {
+                    for (int r = 0; r < rows; r++, q += GROUP) {
+                        dots[r][0] = first.dot(q);
+                        if (WIDTH == 2) dots[r][1] = second.dot(q);
+                    }
+                    continue;
+                }
+                Scales<BITS> scales(block, v), scales2(block, v + WIDTH - 1);
+                const float *scale = x.scales.data() + at, *total = x.sums.data() + at;
+                float* to = out + v * LANES;
+                for (int r = 0; r < rows; r++, q += GROUP, to += COLUMNS) {
+                    typename W::Sum dot = first.dot(q), dot2 = second.dot(q);
+                    if (part) dot = W::add(dot, dots[r][0]), dot2 = W::add(dot2, dots[r][WIDTH - 1]);
+                    store(to, scales.onto(load(to), scale[r], total[r], W::floats(dot)));
+                    if (WIDTH == 2)
+                        store(to + LANES, scales2.onto(load(to + LANES), scale[r], total[r], W::floats(dot2)));
+                }
             }
         }
-        for (int r = 0; r < rows; r++) store(out + r * COLUMNS + v * LANES, load(acc + r * LANES));
     }
 }
 
 template <int BITS>
 void block_quantized(const Linear& w, int b, const Activations& x, int row, int rows, float* out) {
-    const uint8_t* block = w.block(b);
-    switch (rows) {
-        case 1: return block_few<BITS, 1>(block, w.groups(), x, row, out);
-        case 2: return block_few<BITS, 2>(block, w.groups(), x, row, out);
-        case 3: return block_few<BITS, 3>(block, w.groups(), x, row, out);
-        case 4: return block_few<BITS, 4>(block, w.groups(), x, row, out);
-        default: return block_many<BITS>(block, w.groups(), x, row, rows, out);
-    }
+    if (rows == 1)
+        block_row<BITS>(w.block(b), w.groups(), x, row, out);
+    else
+        block_rows<BITS>(w.block(b), w.groups(), x, row, rows, out);
 }
 
-// c[ROWS][16] (+)= a[ROWS][k] * b[k][16], added from k = 0 on.
-template <int ROWS, bool ONTO, class T>
+// c[ROWS][WIDTH] (+)= a[ROWS][k] * b[k][WIDTH], added from k = 0 on.
+template <int ROWS, int WIDTH, bool ONTO, class T>
 void tile(const float* a, size_t lda, const T* b, size_t ldb, int k, float* c, size_t ldc) {
-    constexpr int VECTORS = COLUMNS / LANES;
+    constexpr int VECTORS = WIDTH / LANES;
     F acc[ROWS][VECTORS];
-    for (int r = 0; r < ROWS; r++)
-        for (int v = 0; v < VECTORS; v++)
+    UNROLL for (int r = 0; r < ROWS; r++)
+        UNROLL for (int v = 0; v < VECTORS; v++)
             acc[r][v] = ONTO ? load(c + size_t(r) * ldc + v * LANES) : set1(0.0f);
     for (int i = 0; i < k; i++) {
-        F line[VECTORS];
-        for (int v = 0; v < VECTORS; v++) line[v] = load(b + size_t(i) * ldb + v * LANES);
-        for (int r = 0; r < ROWS; r++) {
-            F one = set1(a[size_t(r) * lda + size_t(i)]);
-            for (int v = 0; v < VECTORS; v++) acc[r][v] = fma(one, line[v], acc[r][v]);
+        const T* line = b + size_t(i) * ldb;
+        if constexpr (ROWS < VECTORS) {  // Registers hold the shorter side of the tile.
+            F ones[ROWS];
+            UNROLL for (int r = 0; r < ROWS; r++) ones[r] = set1(a[size_t(r) * lda + size_t(i)]);
+            UNROLL for (int v = 0; v < VECTORS; v++) {
+                F part = load(line + v * LANES);
+                UNROLL for (int r = 0; r < ROWS; r++) acc[r][v] = fma(ones[r], part, acc[r][v]);
+            }
+        } else {
+            F parts[VECTORS];
+            UNROLL for (int v = 0; v < VECTORS; v++) parts[v] = load(line + v * LANES);
+            UNROLL for (int r = 0; r < ROWS; r++) {
+                F one = set1(a[size_t(r) * lda + size_t(i)]);
+                UNROLL for (int v = 0; v < VECTORS; v++) acc[r][v] = fma(one, parts[v], acc[r][v]);
+            }
         }
     }
-    for (int r = 0; r < ROWS; r++)
-        for (int v = 0; v < VECTORS; v++) store(c + size_t(r) * ldc + v * LANES, acc[r][v]);
+    UNROLL for (int r = 0; r < ROWS; r++)
+        UNROLL for (int v = 0; v < VECTORS; v++) store(c + size_t(r) * ldc + v * LANES, acc[r][v]);
 }
 
 // The same for any number of rows.
-template <bool ONTO, class T, int ROWS = TILE_ROWS>
+template <int WIDTH, bool ONTO, class T, int ROWS>
 void tiles(int rows, const float* a, size_t lda, const T* b, size_t ldb, int k, float* c, size_t ldc) {
     if constexpr (ROWS > 0) {
         for (; rows >= ROWS; rows -= ROWS, a += ROWS * lda, c += ROWS * ldc)
-            tile<ROWS, ONTO>(a, lda, b, ldb, k, c, ldc);
-        if (rows) tiles<ONTO, T, ROWS - 1>(rows, a, lda, b, ldb, k, c, ldc);
+            tile<ROWS, WIDTH, ONTO>(a, lda, b, ldb, k, c, ldc);
+        if (rows) tiles<WIDTH, ONTO, T, ROWS - 1>(rows, a, lda, b, ldb, k, c, ldc);
     }
+}
+
+// And for any multiple of 16 columns.
+template <bool ONTO, class T>
+void product(int rows, int columns, const float* a, size_t lda, const T* b, size_t ldb, int k, float* c, size_t ldc) {
+    constexpr int TWO = 2 * COLUMNS;
+    if (rows <= WIDE_ROWS)
+        for (; columns >= TWO; columns -= TWO, b += TWO, c += TWO)
+            tiles<TWO, ONTO, T, WIDE_ROWS>(rows, a, lda, b, ldb, k, c, ldc);
+    for (; columns > 0; columns -= COLUMNS, b += COLUMNS, c += COLUMNS)
+        tiles<COLUMNS, ONTO, T, TILE_ROWS>(rows, a, lda, b, ldb, k, c, ldc);
 }
 
 // out[rows][16] = rows `row`, ... of x times block b of w, without the bias.
@@ -224,11 +251,11 @@ inline void multiply(const Linear& w, int b, const Activations& x, int row, int 
         case Kind::Q4: return block_quantized<4>(w, b, x, row, rows, out);
         case Kind::Q8: return block_quantized<8>(w, b, x, row, rows, out);
         case Kind::BF16:
-            return tiles<false>(rows, x.row(row), stride, (const bf16*)w.block(b), COLUMNS, w.inputs, out, COLUMNS);
+            return product<false>(rows, COLUMNS, x.row(row), stride, (const bf16*)w.block(b), COLUMNS, w.inputs, out, COLUMNS);
         case Kind::F16:
-            return tiles<false>(rows, x.row(row), stride, (const half*)w.block(b), COLUMNS, w.inputs, out, COLUMNS);
+            return product<false>(rows, COLUMNS, x.row(row), stride, (const half*)w.block(b), COLUMNS, w.inputs, out, COLUMNS);
         case Kind::F32:
-            return tiles<false>(rows, x.row(row), stride, (const float*)w.block(b), COLUMNS, w.inputs, out, COLUMNS);
+            return product<false>(rows, COLUMNS, x.row(row), stride, (const float*)w.block(b), COLUMNS, w.inputs, out, COLUMNS);
     }
 }
 

@@ -126,19 +126,22 @@ class Model {
             }
     }
 
+    // turns_[rope][token]: cosines, then sines, of half the dimensions each.
     void rotations(const Step& step) {
         turns_.resize(ropes_.size());
         for (size_t k = 0; k < ropes_.size(); k++) {
             const Rope& rope = ropes_[k];
-            size_t half = size_t(rope.dimensions) / 2;
-            turns_[k].resize(size_t(step.tokens) * half * 2);
-            for (int t = 0; t < step.tokens; t++)
-                for (size_t i = 0; i < half; i++) {
+            int half = rope.dimensions / 2;
+            turns_[k].resize(size_t(step.tokens) * size_t(rope.dimensions));
+            each(step.tokens, 8 * half, [&](int t, int) {
+                float* turns = turns_[k].data() + size_t(t) * size_t(rope.dimensions);
+                for (int i = 0; i < half; i++) {
                     // The product in 32 bits, as everybody trains.
-                    float angle = float(step.positions[t]) * rope.inv_freq[i];
-                    turns_[k][(size_t(t) * half + i) * 2] = float(std::cos(double(angle))) * rope.scale;
-                    turns_[k][(size_t(t) * half + i) * 2 + 1] = float(std::sin(double(angle))) * rope.scale;
+                    double angle = double(float(step.positions[t]) * rope.inv_freq[size_t(i)]);
+                    turns[i] = float(std::cos(angle)) * rope.scale;
+                    turns[half + i] = float(std::sin(angle)) * rope.scale;
                 }
+            });
         }
     }
 
@@ -246,10 +249,13 @@ class Model {
     }
 
     void rms_norm(const float* x, const std::vector<float>& weight, int n, float* y) const {
-        F squares = set1(0.0f);
+        F even = set1(0.0f), odd = even;
         int i = 0;
-        for (; i + LANES <= n; i += LANES) squares = fma(naiad::load(x + i), naiad::load(x + i), squares);
-        float total = sum(squares);
+        for (; i + 2 * LANES <= n; i += 2 * LANES) {
+            F a = naiad::load(x + i), b = naiad::load(x + i + LANES);
+            even = fma(a, a, even), odd = fma(b, b, odd);
+        }
+        float total = sum(add(even, odd));
         for (; i < n; i++) total += x[i] * x[i];
         float factor = 1.0f / std::sqrt(total / float(n) + c.eps);
         for (i = 0; i + LANES <= n; i += LANES)
@@ -291,13 +297,20 @@ class Model {
         if (c.qk_norm) rms_norm(x, weight, c.head_dim, x);
         if (layer.rope < 0) return;
         const Rope& rope = ropes_[size_t(layer.rope)];
-        int half = rope.dimensions / 2;
-        const float* turns = turns_[size_t(layer.rope)].data() + size_t(t) * size_t(half) * 2;
-        for (int i = 0; i < half; i++) {
+        int half = rope.dimensions / 2, i = 0;
+        const float *cosines = turns_[size_t(layer.rope)].data() + size_t(t) * size_t(rope.dimensions), *sines = cosines + half;
+        if (!rope.interleaved)
+            for (; i + LANES <= half; i += LANES) {
+                F a = naiad::load(x + i), b = naiad::load(x + half + i);
+                F cosine = naiad::load(cosines + i), sine = naiad::load(sines + i);
+                store(x + i, sub(mul(a, cosine), mul(b, sine)));
+                store(x + half + i, add(mul(b, cosine), mul(a, sine)));
+            }
+        for (; i < half; i++) {
             float &a = rope.interleaved ? x[2 * i] : x[i], &b = rope.interleaved ? x[2 * i + 1] : x[i + half];
-            float cosine = turns[2 * i], sine = turns[2 * i + 1], first = a;
-            a = first * cosine - b * sine;
-            b = b * cosine + first * sine;
+            float first = a;
+            a = first * cosines[i] - b * sines[i];
+            b = b * cosines[i] + first * sines[i];
         }
     }
 
