@@ -9,7 +9,7 @@ from naiad_backends.llm.engine.runner import Runner, Step
 from naiad_backends.llm.models.attention import PagedAttention
 from naiad_backends.llm.models.cpu import CpuOperators
 from naiad_backends.llm.models.decoder import Decoder
-from naiad_backends.llm.models.linear import as_tensor, float32_linear
+from naiad_backends.llm.models.linear import LINEARS, as_tensor, kind_for
 from naiad_backends.llm.options import Options
 
 BLOCK_SIZE = 32
@@ -31,9 +31,10 @@ class TorchRunner(Runner):
         paged = PagedAttention(
             len(a.layers), a.num_kv_heads, a.head_dim, self.blocks, self.block_size
         )
+        kind = kind_for(options.dtype)
         self.operators = CpuOperators(a.ropes, paged)
-        self.decoder = Decoder(checkpoint, float32_linear, as_tensor, self.operators, torch.float32)
-        self.description = f"torch, float32, {torch.get_num_threads()} threads"
+        self.decoder = Decoder(checkpoint, LINEARS[kind], as_tensor, self.operators, torch.float32)
+        self.description = f"torch, {kind} weights, {torch.get_num_threads()} threads"
 
     @torch.inference_mode()
     def forward(self, step: Step) -> Tensor:

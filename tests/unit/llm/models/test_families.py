@@ -75,3 +75,14 @@ def test_long_contexts_have_rotations_of_their_own(tmp_path: Path) -> None:
     whole = stepper.step((Text(), tokens))[0]
 
     assert_equal(whole, logits(model, tokens))
+
+
+@pytest.mark.parametrize("name", ["llama-biased", "gemma3"])
+def test_weights_of_16_bits_are_close(name: str, tmp_path: Path) -> None:
+    model = make(name)
+    checkpoint = open_checkpoint(save(model, tmp_path))
+    stepper = Stepper(make_runner(checkpoint, replace(OPTIONS, dtype="auto")))
+
+    whole = stepper.step((Text(), TOKENS))[0]
+
+    torch.testing.assert_close(whole, logits(model, TOKENS), rtol=2e-2, atol=2e-2)
