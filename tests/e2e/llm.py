@@ -36,6 +36,23 @@ def write_smollm2(repository: Path, name: str, examples: Path, **parameters: str
     return folder
 
 
+def write_as_vllm(repository: Path, name: str, examples: Path, **options: Any) -> Path:
+    """The same, in the form of Triton's vLLM backend: a model.json that names the model."""
+    folder = repository / name
+    (folder / "1").mkdir(parents=True)
+    document = {
+        "model": str(examples / "smollm2" / "1" / "model.gguf"),
+        "disable_log_requests": True,
+        **{name: int(value) for name, value in QUICK.items()},
+        **options,
+    }
+    (folder / "1" / "model.json").write_text(json.dumps(document))
+    (folder / "config.pbtxt").write_text(
+        'backend: "vllm"\ninstance_group [ { count: 1 kind: KIND_MODEL } ]\n'
+    )
+    return folder
+
+
 def post(server: ServerProcess, model: str, call: str, members: Mapping[str, Any]) -> Reply:
     """`generate` or `generate_stream`; an object for an input that takes JSON becomes its text."""
     document = {

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import tritonclient.grpc
 from tests.e2e.clients.streams import Stream
-from tests.e2e.llm import events, generate, metric, post, text_input, write_smollm2
+from tests.e2e.llm import events, generate, metric, post, text_input, write_as_vllm, write_smollm2
 from tests.e2e.process import ServerProcess, endpoint, eventually, serving, starting
 
 PROMPT = "Once upon a time"
@@ -24,12 +24,10 @@ LONG: dict[str, Any] = {"temperature": 0, "ignore_eos": True, "max_tokens": 1_00
 def server(
     example_repository: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[ServerProcess]:
-    """`tight` runs one text, and two may wait."""
+    """`tight` runs one text, and two may wait; it is as for Triton's vLLM backend."""
     repository = tmp_path_factory.mktemp("repository")
     write_smollm2(repository, "smollm2", example_repository, max_logprobs="300")
-    write_smollm2(
-        repository, "tight", example_repository, max_num_seqs="1", max_num_queued_reqs="2"
-    )
+    write_as_vllm(repository, "tight", example_repository, max_num_seqs=1, max_num_queued_reqs=2)
     with serving(tmp_path_factory.mktemp("server"), repository) as running:
         yield running
 

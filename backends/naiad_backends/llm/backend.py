@@ -58,7 +58,9 @@ class LlmBackend(Backend):
         cache = self.options.get("cache-folder", "")
         built = str(Path(cache) / "kernels") if cache else ""
         kind = EmbeddingModel if embeds else LlmModel
-        return kind(self.services, spec, Start(str(path), options, built=built), checkpoint)
+        # Of instances that leave the choice to the model, as those of Triton's vLLM backend do.
+        device = "cuda:0" if self.gpus() else "cpu"
+        return kind(self.services, spec, Start(str(path), options, device, built), checkpoint)
 
     def _open(self, spec: ModelSpec) -> tuple[Options, Path, Checkpoint]:
         options = configuration.options(spec)

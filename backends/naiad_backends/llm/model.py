@@ -3,7 +3,6 @@
 import asyncio
 import os
 from abc import abstractmethod
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -32,13 +31,15 @@ class EngineModel(Model):
     def __init__(
         self, services: Services, spec: ModelSpec, start: Start, checkpoint: Checkpoint
     ) -> None:
-        """start: what an engine begins with, but for the device.  checkpoint: of the same model.
+        """start: what an engine begins with; its device is that of placements of the kind MODEL.
+        checkpoint: of the same model.
 
         All engines of the placements are started at once; `instance` waits for one.
         """
         self._services = services
         self._name = spec.name
-        options = _shared(start.options, spec.placements)
+        devices = [_device(placement, start.device) for placement in spec.placements]
+        options = _shared(start.options, devices.count("cpu"))
         self._start = msgspec.structs.replace(start, options=options)
         self.text = self._text = _text(checkpoint, options)
         self._prepare(checkpoint)
@@ -55,7 +56,7 @@ class EngineModel(Model):
         """A new instance, on the event loop. number: counts them."""
 
     def _begin(self, placement: Placement) -> tuple[EngineInstance, Any]:
-        device = f"cuda:{placement.device}" if placement.kind == "GPU" else "cpu"
+        device = _device(placement, self._start.device)
         number, self._begun = self._begun, self._begun + 1
 
         async def begin() -> EngineInstance:
@@ -134,9 +135,15 @@ def _text(checkpoint: Checkpoint, options: Options) -> ModelText:
     return ModelText(tokenizer, template, max_model_len=length)
 
 
-def _shared(options: Options, placements: Sequence[Placement]) -> Options:
-    """Engines on the CPU share its cores, if nothing else is said."""
-    engines = sum(placement.kind != "GPU" for placement in placements)
+def _device(placement: Placement, chosen: str) -> str:
+    """chosen: for an instance that leaves it to the model."""
+    if placement.kind == "MODEL":
+        return chosen
+    return f"cuda:{placement.device}" if placement.kind == "GPU" else "cpu"
+
+
+def _shared(options: Options, engines: int) -> Options:
+    """The engines on the CPU share its cores, if nothing else is said."""
     if options.threads or engines < 2:
         return options
     return replace(options, threads=max(len(os.sched_getaffinity(0)) // engines, 1))

@@ -4,9 +4,7 @@ Unknown names are told to the log once and ignored; those that would change what
 are refused. Ranges are vLLM's. Knows nothing of tensors.
 """
 
-import contextlib
 import logging
-import math
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,8 +12,9 @@ from typing import Any
 
 import msgspec
 
-from naiad_backends.errors import NaiadError, invalid, unsupported
+from naiad_backends.errors import invalid, unsupported
 from naiad_backends.llm.sampling import Sampling
+from naiad_backends.llm.values import LONGEST, Values, as_number, as_token, as_whole, wrong
 
 logger = logging.getLogger(__name__)
 
@@ -31,8 +30,6 @@ DEFAULT_MAX_TOKENS = 16
 _GREEDY = 1e-5
 _COLDEST = 0.01
 _STRONGEST_BIAS = 100.0
-_LONGEST_NAME = 60
-
 _REFUSED: Mapping[str, tuple[Any, ...]] = {
     "best_of": (1,),
     "use_beam_search": (False,),
@@ -119,91 +116,10 @@ def derived(seed: int, index: int) -> int:
     return (seed + index * 0x9E3779B97F4A7C15) & (2**64 - 1)
 
 
-class _Values:
-    """Values by name, taken one by one. None stands for a missing one."""
-
-    def __init__(self, values: Mapping[str, Any], defaults: Mapping[str, float]) -> None:
-        self._values = dict(values)
-        self._defaults = defaults
-
-    def left(self) -> Mapping[str, Any]:
-        """Those that nobody has taken."""
-        return self._values
-
-    def take(self, name: str) -> Any:
-        value = self._values.pop(name, None)
-        return self._defaults.get(name) if value is None else value
-
-    def number(
-        self, name: str, default: float, least: float, most: float, above: bool = False
-    ) -> float:
-        """above: `least` itself is out of range."""
-        value = self.take(name)
-        if value is None:
-            return default
-        number = _number(name, value)
-        if not least <= number <= most or (above and number == least):
-            low = f"above {least:g}" if above else f"{least:g}"
-            high = f" to {most:g}" if most < math.inf else " or more"
-            raise invalid(f"{_shown(value)} is out of range", field=name, hint=f"use {low}{high}")
-        return number
-
-    def whole(self, name: str, least: int, most: int) -> int | None:
-        value = self.take(name)
-        return None if value is None else _within(name, _whole(name, value), least, most)
-
-    def flag(self, name: str, default: bool) -> bool:
-        value = self.take(name)
-        if value is None:
-            return default
-        if isinstance(value, str) and value.lower() in ("true", "false"):
-            return value.lower() == "true"
-        if not isinstance(value, bool):
-            raise _wrong(name, value, "true or false")
-        return value
-
-    def text(self, name: str) -> str:
-        value = self.take(name)
-        if value is None:
-            return ""
-        if not isinstance(value, str):
-            raise _wrong(name, value, "a text")
-        return value
-
-    def texts(self, name: str, most: int, single: bool = False) -> tuple[str, ...]:
-        """A list of texts, none of them empty. single: one text stands for a list of it."""
-        value = self.take(name)
-        if value is None:
-            return ()
-        if single and isinstance(value, str):
-            value = [value]
-        if not isinstance(value, list):
-            raise _wrong(name, value, "a list of texts")
-        if len(value) > most:
-            raise invalid(f"there are {len(value)} of them", field=name, hint=f"use at most {most}")
-        for index, one in enumerate(value):
-            if not isinstance(one, str):
-                raise _wrong(f"{name}[{index}]", one, "a text")
-            if not one:
-                raise invalid("it is empty", field=f"{name}[{index}]")
-        return tuple(value)
-
-    def tokens(self, name: str, vocab_size: int, most: int = 0) -> list[int] | None:
-        """most: how many; 0 for any number."""
-        value = self.take(name)
-        if value is None:
-            return None
-        if not isinstance(value, list):
-            raise _wrong(name, value, "a list of tokens")
-        if most and len(value) > most:
-            raise invalid(f"there are {len(value)} of them", field=name, hint=f"use at most {most}")
-        return [_token(f"{name}[{i}]", one, vocab_size) for i, one in enumerate(value)]
-
-
 def read(values: Mapping[str, Any], limits: Limits) -> Wishes:
     """What the parameters of a request say. Raises INVALID_ARG, naming the parameter, and
     UNSUPPORTED."""
-    given = _Values(values, limits.defaults)
+    given = Values(values, limits.defaults)
     defaulted = "max_tokens" not in values and limits.defaults.get("max_tokens") is None
     limit = given.whole("max_tokens", 0, 2**31)
     wishes = Wishes(
@@ -229,7 +145,7 @@ def read(values: Mapping[str, Any], limits: Limits) -> Wishes:
     return wishes
 
 
-def _sampling(given: _Values, limits: Limits, limit: int | None) -> Sampling:
+def _sampling(given: Values, limits: Limits, limit: int | None) -> Sampling:
     vocab = limits.vocab_size
     temperature = given.number("temperature", 1.0, 0, 2)
     greedy = temperature < _GREEDY
@@ -265,25 +181,25 @@ def _sampling(given: _Values, limits: Limits, limit: int | None) -> Sampling:
 _LARGEST = 1e30
 
 
-def _min_tokens(given: _Values, limit: int | None) -> int:
+def _min_tokens(given: Values, limit: int | None) -> int:
     most = given.whole("min_tokens", 0, 2**31) or 0
     if limit is not None and most > limit:
         raise invalid(f"{most} is more than max_tokens, {limit}", field="min_tokens")
     return most
 
 
-def _seed(given: _Values, default: int) -> int:
+def _seed(given: Values, default: int) -> int:
     seed = given.whole("seed", -(2**63), 2**64 - 1)
     if seed is None or seed == -1:
         return default or random.getrandbits(63)
     return seed & (2**64 - 1)
 
 
-def _logprobs(given: _Values, name: str, limits: Limits) -> int | None:
+def _logprobs(given: Values, name: str, limits: Limits) -> int | None:
     value = given.take(name)
     if value is None or value is False:
         return None
-    number = _whole(name, value)
+    number = as_whole(name, value)
     most = limits.vocab_size if limits.max_logprobs < 0 else limits.max_logprobs
     if number == -1 and limits.max_logprobs < 0:
         return -1
@@ -298,24 +214,24 @@ def _logit_bias(value: Any, vocab_size: int) -> dict[int, float]:
     if value is None:
         return {}
     if not isinstance(value, dict):
-        raise _wrong("logit_bias", value, "an object of tokens and numbers")
+        raise wrong("logit_bias", value, "an object of tokens and numbers")
     bias: dict[int, float] = {}
     for key, given in value.items():
-        field = f'logit_bias["{str(key)[:_LONGEST_NAME]}"]'
-        number = _number(field, given)
-        token = _token(field, key, vocab_size)
+        field = f'logit_bias["{str(key)[:LONGEST]}"]'
+        number = as_number(field, given)
+        token = as_token(field, key, vocab_size)
         bias[token] = min(max(number, -_STRONGEST_BIAS), _STRONGEST_BIAS)
     return bias
 
 
-def _allowed(given: _Values, vocab_size: int) -> list[int] | None:
+def _allowed(given: Values, vocab_size: int) -> list[int] | None:
     allowed = given.tokens("allowed_token_ids", vocab_size)
     if allowed is not None and not allowed:
         raise invalid("it is empty", field="allowed_token_ids", hint="leave it out to allow all")
     return allowed
 
 
-def _bad_words(given: _Values, limits: Limits) -> list[list[int]]:
+def _bad_words(given: Values, limits: Limits) -> list[list[int]]:
     """A word is also bad behind a space, if it is other tokens then."""
     found: list[list[int]] = []
     for word in given.texts("bad_words", MOST_BAD_WORDS):
@@ -341,50 +257,4 @@ def _check_left(left: Mapping[str, Any]) -> None:
                 raise unsupported("this server does not have it", field=name)
         elif name not in _SILENT and name not in _told and len(_told) < _MOST_TOLD:
             _told.add(name)
-            logger.warning("unknown sampling parameter '%s', ignored", name[:_LONGEST_NAME])
-
-
-def _number(name: str, value: Any) -> float:
-    if isinstance(value, int | float | str) and not isinstance(value, bool):
-        try:
-            number = float(value)
-        except (ValueError, OverflowError):
-            number = math.nan
-        if math.isfinite(number):
-            return number
-    raise _wrong(name, value, "a number")
-
-
-def _whole(name: str, value: Any) -> int:
-    if isinstance(value, str) and len(value) < 24:
-        with contextlib.suppress(ValueError):
-            value = int(value)
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
-    if type(value) is not int:
-        raise _wrong(name, value, "a whole number")
-    return value
-
-
-def _within(name: str, value: int, least: int, most: int) -> int:
-    if not least <= value <= most:
-        raise invalid(f"{value} is out of range", field=name, hint=f"use {least} to {most}")
-    return value
-
-
-def _token(name: str, value: Any, vocab_size: int) -> int:
-    token = _whole(name, value)
-    if not 0 <= token < vocab_size:
-        raise invalid(
-            f"the vocabulary has no token {token}", field=name, hint=f"it has {vocab_size} tokens"
-        )
-    return token
-
-
-def _wrong(name: str, value: Any, wanted: str) -> NaiadError:
-    return invalid(f"{_shown(value)} is not {wanted}", field=name)
-
-
-def _shown(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= _LONGEST_NAME else text[:_LONGEST_NAME] + "..."
+            logger.warning("unknown sampling parameter '%s', ignored", name[:LONGEST])
