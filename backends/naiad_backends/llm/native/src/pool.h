@@ -1,8 +1,9 @@
 // Threads that share one phase of work after another. Knows nothing of models.
 //
-// Each thread has a range of the phase's items and takes from the others' when it is done, because
-// the server shares the cores and may hold any of them up. Between phases threads spin for some tens
-// of microseconds, then sleep.
+// Each thread has a range of the phase's items and takes from the others' when it is done. A phase is
+// over when its items are, whoever has come to help: the server shares the cores, and a thread whose
+// core somebody else has holds up nobody unless it has begun an item. Between phases threads spin for
+// some tens of microseconds, then sleep.
 #pragma once
 #include <linux/futex.h>
 #include <pthread.h>
@@ -60,8 +61,7 @@ class Pool {
         }
         start([](void* b, int item, int thread) { (*static_cast<std::remove_reference_t<Body>*>(b))(item, thread); },
               &body, items);
-        take(0);
-        finish();
+        finish(take(0));
     }
 
     // While it lives, the caller stays on the first core: two threads on one core would wait for
@@ -83,9 +83,20 @@ class Pool {
     };
 
    private:
+    // Items that nobody has begun: from the low half of the number to before the high half. Whoever
+    // adds one to it has begun an item of the phase that is on, which then cannot end before that.
     struct alignas(64) Range {
-        std::atomic<int> next{0};
-        int end = 0;
+        std::atomic<uint64_t> items{0};
+
+        bool begin(int& item) {
+            uint64_t seen = items.load(std::memory_order_acquire);
+            while (uint32_t(seen) < uint32_t(seen >> 32))
+                if (items.compare_exchange_weak(seen, seen + 1, std::memory_order_acquire)) {
+                    item = int(uint32_t(seen));
+                    return true;
+                }
+            return false;
+        }
     };
     using Call = void (*)(void*, int, int);
 
@@ -105,34 +116,37 @@ class Pool {
     void start(Call call, void* body, int items) {
         call_ = call;
         body_ = body;
+        left_.store(uint32_t(items), std::memory_order_relaxed);
         for (int i = 0; i < threads_; i++) {
-            ranges_[i].end = int(int64_t(items) * (i + 1) / threads_);
-            ranges_[i].next.store(int(int64_t(items) * i / threads_), std::memory_order_relaxed);
+            uint64_t from = uint64_t(items) * uint64_t(i) / uint64_t(threads_);
+            uint64_t to = uint64_t(items) * uint64_t(i + 1) / uint64_t(threads_);
+            ranges_[i].items.store(to << 32 | from, std::memory_order_release);
         }
-        busy_.store(uint32_t(threads_ - 1), std::memory_order_relaxed);
         phase_.fetch_add(1);
         if (sleepers_.load()) wake(phase_);
     }
-    void finish() {
-        for (int spins = 0; busy_.load(std::memory_order_acquire);) {
+    // Carries out items until none is left to begin; how many it were.
+    uint32_t take(int thread) {
+        uint32_t done = 0;
+        int item;
+        for (int i = 0; i < threads_; i++)
+            while (ranges_[(thread + i) % threads_].begin(item)) {
+                call_(body_, item, thread);
+                done++;
+            }
+        return done;
+    }
+    void finish(uint32_t done) {
+        left_.fetch_sub(done);
+        for (int spins = 0; left_.load(std::memory_order_acquire);) {
             if (++spins < SPINS) {
                 relax();
                 continue;
             }
-            // Somebody else has that worker's core.
+            // Somebody else has the core of a worker with an item.
             caller_sleeps_.store(1);
-            if (uint32_t left = busy_.load()) wait(busy_, left);
+            if (uint32_t left = left_.load()) wait(left_, left);
             caller_sleeps_.store(0);
-        }
-    }
-    void take(int thread) {
-        for (int i = 0; i < threads_; i++) {
-            Range& range = ranges_[(thread + i) % threads_];
-            for (;;) {
-                int item = range.next.fetch_add(1, std::memory_order_relaxed);
-                if (item >= range.end) break;
-                call_(body_, item, thread);
-            }
         }
     }
     void work(int thread) {
@@ -148,10 +162,10 @@ class Pool {
                 if (phase_.load() == seen) wait(phase_, seen);
                 sleepers_.fetch_sub(1);
             }
-            seen++;
+            seen = phase_.load();
             if (stop_) return;
-            take(thread);
-            if (busy_.fetch_sub(1) == 1 && caller_sleeps_.load()) wake(busy_);
+            uint32_t done = take(thread);
+            if (done && left_.fetch_sub(done) == done && caller_sleeps_.load()) wake(left_);
         }
     }
 
@@ -163,7 +177,7 @@ class Pool {
     alignas(64) std::atomic<uint32_t> phase_{0};
     std::atomic<uint32_t> sleepers_{0};
     std::atomic<bool> stop_{false};
-    alignas(64) std::atomic<uint32_t> busy_{0};
+    alignas(64) std::atomic<uint32_t> left_{0};  // Items that have not ended.
     std::atomic<uint32_t> caller_sleeps_{0};
     std::vector<int> cpus_;
     std::vector<std::thread> workers_;
