@@ -12,7 +12,6 @@ from naiad_backends.llm.checkpoint.checkpoint import open_checkpoint
 from naiad_backends.llm.engine.engine import Engine
 from naiad_backends.llm.engine.runner import Runner
 from naiad_backends.llm.engine.runners import make_runner
-from naiad_backends.llm.gpu.graphs import sizes
 from naiad_backends.llm.messages import Add
 from naiad_backends.llm.options import Options
 from naiad_backends.llm.sampling import Sampling
@@ -106,8 +105,3 @@ def test_the_cache_leaves_the_rest_of_the_memory_alone(folder: Path) -> None:
 def test_too_little_memory_is_an_error(folder: Path) -> None:
     with pytest.raises(NaiadError, match="gpu_memory_utilization"):
         runner_of(folder, kv_cache_memory_bytes=0, gpu_memory_utilization=0.001)
-
-
-def test_sizes_of_graphs() -> None:
-    assert sizes(40) == [1, 2, 4, 8, 16, 24, 32, 40]
-    assert sizes(1) == [1]

@@ -1,5 +1,7 @@
 """The decoder's operators on a GPU: our kernels, put together."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -19,10 +21,10 @@ from naiad_backends.llm.models.operators import Activation, AttentionLayer, Oper
 
 
 class GpuOperators(Operators):
-    """cache: [layers, 2, blocks, kv_heads, block_size, head_dim], keys before values; the runner
-    sets it.  sequences: the most of a step."""
+    """cache: of each layer its keys and its values, [blocks, kv_heads, block_size, head_dim]; the
+    runner sets it.  sequences: the most of a step."""
 
-    cache: Tensor
+    cache: Sequence[tuple[Tensor, Tensor]]
 
     def __init__(
         self,

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from naiad_backends.errors import invalid
+from naiad_backends.errors import invalid, unsupported
 from naiad_backends.llm.checkpoint.weights import Checkpoint
 from naiad_backends.llm.engine.cache import blocks_for
 from naiad_backends.llm.engine.runner import Runner, Step
@@ -104,6 +104,11 @@ class GpuRunner(Runner):
         """Bytes of the GPU that this model may take."""
         if self.device.type != "cuda":
             return 0
+        if not torch.cuda.is_available():
+            raise unsupported(
+                f"the torch that is installed ({torch.__version__}) finds no GPU; install one that "
+                "was built for CUDA, or look at its driver with nvidia-smi"
+            )
         torch.cuda.set_device(self.device)
         free, total = torch.cuda.mem_get_info(self.device)
         return min(free, int(total * options.gpu_memory_utilization))
@@ -129,10 +134,11 @@ class GpuRunner(Runner):
         a = self._decoder.architecture
         return blocks_for(options, a, self.block_size, self._cache_dtype.itemsize, free)
 
-    def _make_cache(self, blocks: int) -> Tensor:
+    def _make_cache(self, blocks: int) -> list[tuple[Tensor, Tensor]]:
         a = self._decoder.architecture
         shape = (len(a.layers), 2, blocks, a.num_kv_heads, self.block_size, a.head_dim)
-        return torch.zeros(shape, dtype=self._cache_dtype, device=self.device)
+        cache = torch.zeros(shape, dtype=self._cache_dtype, device=self.device)
+        return [(keys, values) for keys, values in cache]
 
 
 def largest_step(runner: Runner, sequences: int) -> Step:

@@ -162,17 +162,17 @@ def test_decode_many_splits_of_one_sequence(random: torch.Generator) -> None:
     check_decode(SHAPE, [550], random, programs=20)
 
 
-HEAD_DIMS = [64, 80, 96, 128, 256]
+SHAPES = [(64, 1), (64, 16), (80, 3), (96, 4), (128, 1), (128, 7), (256, 2)]
+"""Dimensions of a head, and heads of a group."""
 
 
-@pytest.mark.parametrize("head_dim", HEAD_DIMS)
-@pytest.mark.parametrize("group", [1, 3, 16])
+@pytest.mark.parametrize(("head_dim", "group"), SHAPES)
 def test_decode_shapes(random: torch.Generator, head_dim: int, group: int) -> None:
     shape = replace(SHAPE, heads=group, kv_heads=1, head_dim=head_dim)
     check_decode(shape, [40, 7], random, programs=3)
 
 
-@pytest.mark.parametrize("window", [1, 5, 16, 17, 32, 90])
+@pytest.mark.parametrize("window", [1, 16, 17, 90])
 def test_decode_window(random: torch.Generator, window: int) -> None:
     check_decode(SHAPE, [1, 16, 17, 70, 33], random, window)
 
@@ -208,14 +208,13 @@ def test_extend_skips_sequences_without_tokens(random: torch.Generator) -> None:
     check_extend(SHAPE, [5, 30, 0, 9], [5, 0, 0, 2], random)
 
 
-@pytest.mark.parametrize("head_dim", HEAD_DIMS)
-@pytest.mark.parametrize("group", [1, 3, 16])
+@pytest.mark.parametrize(("head_dim", "group"), SHAPES)
 def test_extend_shapes(random: torch.Generator, head_dim: int, group: int) -> None:
     shape = replace(SHAPE, heads=group, kv_heads=1, head_dim=head_dim)
     check_extend(shape, [35, 3], [6, 3], random)
 
 
-@pytest.mark.parametrize("window", [1, 5, 16, 40])
+@pytest.mark.parametrize("window", [1, 16, 21])
 def test_extend_window(random: torch.Generator, window: int) -> None:
     check_extend(SHAPE, [17, 70, 40], [17, 20, 2], random, window)
 
