@@ -1,4 +1,4 @@
-"""How a token is drawn from the logits of one row, on a CPU. Knows no request and no batch.
+"""How tokens are chosen from logits on a CPU, in NumPy. Knows what rows ask for, but no texts.
 
 Rows are NumPy arrays and computed one by one: a row of any vocabulary fits a core's cache, no
 threads have to meet, and what one row draws cannot depend on another. No vocabulary is sorted; what
@@ -11,10 +11,14 @@ that differ a little, as after a preemption, hardly ever change it.
 """
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
+
+from naiad_backends.llm.sampling import Sampling
 
 Row = npt.NDArray[np.float32]
 Ids = npt.NDArray[np.intp]
@@ -29,10 +33,37 @@ MIX_2 = 0x94D049BB133111EB
 
 NOT_FINITE = "the model computed logits that are not finite"
 FORBIDDEN = "what was asked of the sampling forbids every token"
+FAILURES = {-1: NOT_FINITE, -2: FORBIDDEN}
+"""What stands in place of a token that cannot be chosen, and why."""
 
 
 class BadLogits(Exception):
-    """No token can be chosen from the logits of a row."""
+    """No token can be chosen from the logits of a row. code: of FAILURES."""
+
+    def __init__(self, code: int) -> None:
+        super().__init__(FAILURES[code])
+        self.code = code
+
+
+def choose(
+    logits: torch.Tensor, samplings: Sequence[Sampling], indices: Sequence[int]
+) -> Sequence[int]:
+    """A token for each row of float32 logits [R, V]: number `indices[r]` of its text. One of
+    FAILURES where there is none."""
+    return [
+        _choose(row, sampling, index)
+        for row, sampling, index in zip(logits.numpy(), samplings, indices, strict=True)
+    ]
+
+
+def _choose(row: Row, sampling: Sampling, index: int) -> int:
+    try:
+        if sampling.greedy:
+            return greedy(row)
+        key = key_of(sampling.seed, index)
+        return draw(row, key, sampling.temperature, sampling.top_k, sampling.top_p, sampling.min_p)
+    except BadLogits as error:
+        return error.code
 
 
 def greedy(row: Row) -> int:
@@ -113,9 +144,9 @@ def _mix(x: int) -> int:
 def check(best: Any) -> None:
     """`BadLogits` if the largest logit of a row is no number that can be chosen."""
     if np.isnan(best) or best == np.inf:
-        raise BadLogits(NOT_FINITE)
+        raise BadLogits(-1)
     if best == -np.inf:
-        raise BadLogits(FORBIDDEN)
+        raise BadLogits(-2)
 
 
 def _weights(row: Row, best: Any, temperature: float) -> Row:

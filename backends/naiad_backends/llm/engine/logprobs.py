@@ -1,21 +1,24 @@
 """How likely tokens are: log-softmax of the raw logits of one row, the best tokens, and ranks."""
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
 
-from naiad_backends.llm.engine.draws import Row, check, largest
+from naiad_backends.llm.engine.draws import Row, largest
 from naiad_backends.llm.messages import Scored, Token
 
 
 def score(row: Row, token: int, best: int, others: Sequence[int] = ()) -> Scored:
     """The token, and beside it the `best` most likely ones (-1 for all) and `others`, each once.
 
-    A rank is 1 + the number of larger logits. `BadLogits` for logits that are not finite.
+    A rank is 1 + the number of larger logits. Where a logit is not finite, nothing is known: the
+    logprob is not a number, and nothing stands beside the token.
     """
     highest = row.max()
-    check(highest)
+    if not np.isfinite(highest):
+        return Scored(Token(token, math.nan, 1), [])
     shift = float(highest) + float(np.log(np.exp(row - highest).sum(dtype=np.float64)))
 
     def tokens(ids: npt.NDArray[np.intp], ranks: npt.NDArray[np.intp]) -> list[Token]:

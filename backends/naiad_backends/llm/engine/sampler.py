@@ -4,18 +4,21 @@ The order is vLLM's: raw logprobs; allowed tokens, bad words, minimum of tokens,
 then the best token, or a draw after temperature, min_p, top-k and top-p.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
 
-from naiad_backends.llm.engine import device_draws, draws
-from naiad_backends.llm.engine.draws import BadLogits, Row
+from naiad_backends.llm.engine import draws
+from naiad_backends.llm.engine.draws import FAILURES, Row
 from naiad_backends.llm.engine.logprobs import score
 from naiad_backends.llm.engine.penalties import Penalties
 from naiad_backends.llm.engine.processors import Allowed, BadWords, Bias, MinTokens, Processor
 from naiad_backends.llm.messages import Scored
 from naiad_backends.llm.sampling import Sampling
+
+Choose = Callable[[torch.Tensor, Sequence[Sampling], Sequence[int]], Sequence[int]]
+"""See `draws.choose`."""
 
 
 @dataclass(slots=True)
@@ -53,7 +56,9 @@ class Text:
 class Sampler:
     """One for an engine. What a text gets depends on its logits, its tokens and its seed only."""
 
-    def __init__(self, vocab_size: int, device: str) -> None:
+    def __init__(self, vocab_size: int, device: str, choose: Choose = draws.choose) -> None:
+        """device: where logits are.  choose: how tokens are chosen, once the logits are changed."""
+        self._choose = choose
         self._like = torch.empty(vocab_size, device=device)
         self._texts: dict[int, Text] = {}
 
@@ -68,6 +73,7 @@ class Sampler:
         """A request has ended. One that is not there is no mistake."""
         self._texts.pop(number, None)
 
+    # Logits that were made in this mode can be changed only in it.
     @torch.inference_mode()
     def sample(self, logits: torch.Tensor, numbers: Sequence[int]) -> Sampled:
         """Choose a token for each of `numbers`, and remember it as part of its output.
@@ -81,14 +87,14 @@ class Sampler:
                 raw[row] = logits[row].clone() if text.processors else logits[row]
             for processor in text.processors:
                 processor.apply(logits[row], text.output)
-        choose = _row_by_row if logits.is_cpu else _at_once
+        asked = [text.sampling for text in texts]
+        tokens = self._choose(logits, asked, [len(text.output) for text in texts])
         sampled = Sampled([], [])
-        for row, (choice, text) in enumerate(zip(choose(logits, texts), texts, strict=True)):
-            token, scored = -1, None
-            if isinstance(choice, str):
-                sampled.failed[row] = choice
+        for row, (token, text) in enumerate(zip(tokens, texts, strict=True)):
+            scored = None
+            if token in FAILURES:
+                sampled.failed[row], token = FAILURES[token], -1
             else:
-                token = choice
                 text.output.append(token)
                 if row in raw:
                     scored = text.score(raw[row].cpu().numpy(), token)
@@ -100,7 +106,7 @@ class Sampler:
         self, logits: torch.Tensor, following: Sequence[int], best: int
     ) -> list[Scored]:
         """How likely each token of a prompt was: `following[i]` after row i of logits [n, V], with
-        the `best` most likely ones, -1 for all. `BadLogits` for logits that are not finite."""
+        the `best` most likely ones, -1 for all."""
         rows = logits.cpu().numpy()
         return [score(row, token, best) for row, token in zip(rows, following, strict=True)]
 
@@ -119,32 +125,3 @@ def _processors(sampling: Sampling, prompt: Sequence[int], like: torch.Tensor) -
     if sampling.repetition_penalty != 1 or sampling.frequency_penalty or sampling.presence_penalty:
         chain.append(Penalties(sampling, prompt, like))
     return chain
-
-
-def _row_by_row(logits: torch.Tensor, texts: Sequence[Text]) -> Iterator[int | str]:
-    """For each row its token, or why it has none."""
-    for row, text in zip(logits.numpy(), texts, strict=True):
-        sampling = text.sampling
-        try:
-            if sampling.greedy:
-                yield draws.greedy(row)
-            else:
-                key = draws.key_of(sampling.seed, len(text.output))
-                yield draws.draw(
-                    row,
-                    key,
-                    sampling.temperature,
-                    sampling.top_k,
-                    sampling.top_p,
-                    sampling.min_p,
-                )
-        except BadLogits as error:
-            yield str(error)
-
-
-def _at_once(logits: torch.Tensor, texts: Sequence[Text]) -> Iterator[int | str]:
-    """The same on a device, which is waited for once."""
-    samplings = [text.sampling for text in texts]
-    tokens = device_draws.choose(logits, samplings, [len(text.output) for text in texts])
-    for token in tokens.tolist():
-        yield device_draws.FAILURES.get(token, token)

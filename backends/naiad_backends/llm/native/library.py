@@ -43,6 +43,7 @@ FUNCTIONS: dict[str, tuple[Any, list[Any]]] = {
     "naiad_layer": (None, [c_void_p, c_int, c_int, c_int]),
     "naiad_rope": (None, [c_void_p, c_int, c_int, c_int, c_float, c_void_p]),
     "naiad_weight_bytes": (c_size_t, [c_void_p]),
+    "naiad_choose": (c_int, [c_void_p, c_void_p, c_int, c_int, c_void_p, c_void_p]),
     "naiad_forward": (c_int, [c_void_p, POINTER(Step), c_void_p]),
 }
 

@@ -2,7 +2,7 @@
 
 import ctypes
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +14,12 @@ from naiad_backends.llm.checkpoint.architecture import Architecture
 from naiad_backends.llm.checkpoint.weights import Checkpoint
 from naiad_backends.llm.engine.cache import blocks_for
 from naiad_backends.llm.engine.runner import Ints, Runner, Step
+from naiad_backends.llm.engine.sampler import Sampler
 from naiad_backends.llm.native import library as native
 from naiad_backends.llm.native.packing import PLAIN, Kind, floats, put_matrix
+from naiad_backends.llm.native.sampling import wishes
 from naiad_backends.llm.options import Options
+from naiad_backends.llm.sampling import Sampling
 
 BLOCK_SIZES = (16, 32, 64, 128)
 """Divisors of the chunks of src/attention.h, and whole vectors."""
@@ -98,6 +101,27 @@ class NativeRunner(Runner):
         ):
             raise unavailable("there is no memory for a step")
         return self._logits[:rows]
+
+    def make_sampler(self) -> Sampler:
+        return Sampler(self.vocab_size, "cpu", self.choose)
+
+    def choose(
+        self, logits: torch.Tensor, samplings: Sequence[Sampling], indices: Sequence[int]
+    ) -> Sequence[int]:
+        """See `draws.choose`."""
+        if not self._model:
+            raise internal("the runner is closed")
+        logits = logits.contiguous()
+        asked = wishes(samplings, indices)
+        tokens = np.empty(len(asked), np.int32)
+        if self._library.naiad_choose(
+            self._model,
+            *(logits.data_ptr(), logits.shape[1], len(asked)),
+            *(asked.ctypes.data, tokens.ctypes.data),
+        ):
+            raise unavailable("there is no memory to choose tokens")
+        chosen: list[int] = tokens.tolist()
+        return chosen
 
     def close(self) -> None:
         """See Runner."""

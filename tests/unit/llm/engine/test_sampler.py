@@ -7,7 +7,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.unit.llm.engine.reference_sampler import chances, logprobs, processed
 
-from naiad_backends.llm.engine.draws import BadLogits
 from naiad_backends.llm.engine.sampler import Sampler
 from naiad_backends.llm.sampling import Sampling
 
@@ -184,8 +183,18 @@ def test_a_row_of_bad_logits_fails_alone() -> None:
     assert "not finite" in sampled.failed[1]
     assert sampled.tokens[1:3] == [-1, -1]
     assert sampled.tokens[0] >= 0 and sampled.tokens[3] >= 0
-    with pytest.raises(BadLogits):
-        sampler.score_prompt(values[1:2], [3], 1)
+    for scored in sampler.score_prompt(values[1:3], [3, 4], 1):
+        assert np.isnan(scored.token.logprob) and scored.top == []
+
+
+def test_logprobs_of_bad_logits_that_others_than_the_chosen_have() -> None:
+    sampler = Sampler(VOCAB, "cpu")
+    sampler.add(0, Sampling(temperature=0, logprobs=1, allowed=[3, 4]), [1])
+    values = logits(1)
+    values[0, 77] = torch.nan
+    sampled = sampler.sample(values, [0])
+    assert sampled.tokens[0] in (3, 4)
+    assert sampled.scored[0] and np.isnan(sampled.scored[0].token.logprob)
 
 
 def test_an_end_that_the_vocabulary_lacks_is_no_trouble() -> None:
@@ -201,3 +210,12 @@ def test_removing_twice_is_no_mistake() -> None:
     sampler.add(0, Sampling(), [1])
     sampler.remove(0)
     sampler.remove(0)
+
+
+def test_logits_that_know_no_gradients_may_be_changed() -> None:
+    sampler = Sampler(VOCAB, "cpu")
+    sampler.add(1, Sampling(temperature=0, logit_bias={7: 100.0}), [1])
+    with torch.inference_mode():
+        values = logits(1)
+
+    assert sampler.sample(values, [1]).tokens == [7]

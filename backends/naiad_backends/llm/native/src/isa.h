@@ -1,8 +1,8 @@
 // Vectors of floats and dot products of bytes, for each instruction set. All else is written once, on these.
 //
-// A vector F has LANES floats. Weights<BITS, FOURS> hold LANES columns of a matrix, FOURS times four
-// numbers of each, as unsigned integers; dot products with as many signed bytes are exact. Sums of
-// a whole group of 32 fit a Sum.
+// A vector F has LANES floats; `reaches` gives 1 where a >= b, else 0. Weights<BITS, FOURS> hold LANES
+// columns of a matrix, FOURS times four numbers of each, as unsigned integers; dot products with as
+// many signed bytes are exact. Sums of a whole group of 32 fit a Sum.
 #pragma once
 
 // Before loops of constant length over vectors, which else would not stay in registers.
@@ -98,6 +98,7 @@ inline F max(F a, F b) { return _mm512_max_ps(a, b); }
 inline F min(F a, F b) { return _mm512_min_ps(a, b); }
 inline F fma(F a, F b, F c) { return _mm512_fmadd_ps(a, b, c); }
 inline F abs(F a) { return _mm512_abs_ps(a); }
+inline F reaches(F a, F b) { return _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(a, b, _CMP_GE_OQ), set1(1.0f)); }
 inline F round(F a) { return _mm512_roundscale_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
 // 2^n of whole numbers n from -127, which gives 0, to 127.
 inline F power2(F n) {
@@ -177,6 +178,7 @@ inline F max(F a, F b) { return _mm256_max_ps(a, b); }
 inline F min(F a, F b) { return _mm256_min_ps(a, b); }
 inline F fma(F a, F b, F c) { return _mm256_fmadd_ps(a, b, c); }
 inline F abs(F a) { return _mm256_andnot_ps(_mm256_set1_ps(-0.0f), a); }
+inline F reaches(F a, F b) { return _mm256_and_ps(_mm256_cmp_ps(a, b, _CMP_GE_OQ), set1(1.0f)); }
 inline F round(F a) { return _mm256_round_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
 inline F power2(F n) {
     __m256i e = _mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127));
@@ -305,6 +307,7 @@ inline F fma(F a, F b, F c) { return each([&](int i) { return __builtin_fmaf(a.v
 inline F fma(F a, F b, F c) { return each([&](int i) { return a.v[i] * b.v[i] + c.v[i]; }); }
 #endif
 inline F abs(F a) { return each([&](int i) { return std::fabs(a.v[i]); }); }
+inline F reaches(F a, F b) { return each([&](int i) { return a.v[i] >= b.v[i] ? 1.0f : 0.0f; }); }
 inline F round(F a) { return each([&](int i) { return std::nearbyint(a.v[i]); }); }
 inline F power2(F n) { return each([&](int i) { return bits_to_float(uint32_t(int(n.v[i]) + 127) << 23); }); }
 inline float sum(F a) {

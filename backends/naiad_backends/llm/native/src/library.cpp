@@ -62,6 +62,11 @@ void naiad_rope(Model* model, int index, int dimensions, int interleaved, float 
 
 size_t naiad_weight_bytes(const Model* model) { return model->weight_bytes(); }
 
+// A token for each row of logits, or a negative number that says why there is none.
+int naiad_choose(Model* model, const float* logits, int vocab, int rows, const Wish* wishes, int32_t* tokens) {
+    return guarded([&] { model->choose(logits, vocab, rows, wishes, tokens); });
+}
+
 int naiad_forward(Model* model, const Step* step, float* logits) {
     return guarded([&] { model->forward(*step, logits); });
 }

@@ -9,6 +9,7 @@
 #include "attention.h"
 #include "pack.h"
 #include "pool.h"
+#include "sampling.h"
 
 namespace naiad {
 
@@ -91,6 +92,15 @@ class Model {
             mlp_block(step, layer);
         }
         head(step, logits);
+    }
+
+    // The next token of each row; see Sampler.
+    void choose(const float* logits, int vocab, int rows, const Wish* wishes, int32_t* tokens) {
+        Pool::Pinned pinned(pool_);
+        samplers_.resize(size_t(pool_.threads()));
+        pool_.run(rows, [&](int row, int thread) {
+            tokens[row] = samplers_[size_t(thread)].choose(logits + size_t(row) * size_t(vocab), vocab, wishes[row]);
+        });
     }
 
    private:
@@ -428,6 +438,7 @@ class Model {
 
     const Config c;
     Pool pool_;
+    std::vector<Sampler> samplers_;
     std::vector<Layer> layers_;
     std::vector<Rope> ropes_;
     Linear embedding_, head_;
