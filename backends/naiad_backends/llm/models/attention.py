@@ -1,124 +1,187 @@
 """Attention over a paged KV cache in plain torch, for a CPU.
 
-Pages are gathered whole. Sequences with one new token are computed together, in groups of similar
-length; those with more, one by one. Query heads of one KV head are rows of one product.
+Sequences with one new token read their keys and values where these lie: the scores are a product
+that is computed only at the places that a sparse matrix names, and an embedding bag adds up the
+values. Those with more tokens, one by one, gather their pages first.
 """
 
-from dataclasses import dataclass
+import warnings
+from abc import ABC, abstractmethod
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional
 
-from naiad_backends.llm.engine.runner import Step
+from naiad_backends.llm.engine.runner import Ints, Step
 from naiad_backends.llm.models.operators import AttentionLayer
 
-LEAST_GROUP = 4
-"""Sequences are not computed apart for the sake of shorter padding if there are not more."""
 
+class Group(ABC):
+    """Sequences that are computed together; how one of their tokens sees others.
 
-@dataclass(slots=True)
-class Group:
-    """Sequences that are computed together; each has `tokens` new tokens.
-
-    pages: [sequences * pages of one].  first, tokens: the new tokens' rows in the step.
-    positions: [sequences, tokens, 1]: of the new tokens.  places: [1, 1, context].
+    tokens: which of the step's.  positions: [sequences, tokens of one, 1].  places: of the context.
     """
 
-    first: int
-    sequences: int
-    tokens: int
-    pages: Tensor
-    positions: Tensor
-    places: Tensor
-    masks: dict[int, Tensor]
+    def __init__(self, tokens: slice, positions: Ints, context: int) -> None:
+        self.tokens = tokens
+        self.positions = torch.from_numpy(positions)
+        self.places = torch.arange(context, dtype=torch.int32)
+        self.masks: dict[int, Tensor | None] = {}
 
-    def mask(self, window: int) -> Tensor:
-        """[sequences, tokens, context]: 0 where a token sees, -inf where not."""
+    def mask(self, window: int) -> Tensor | None:
+        """[sequences, tokens of one, context]: 0 where a token sees, -inf where not; None if all
+        see all."""
         if window not in self.masks:
-            seen = self.places <= self.positions
+            hidden = self.places > self.positions
             if window:
-                seen = seen & (self.places > self.positions - window)
-            mask = torch.zeros(seen.shape).masked_fill_(~seen, float("-inf"))
-            self.masks[window] = mask
+                hidden |= self.places <= self.positions - window
+            zeros = torch.zeros(hidden.shape)
+            self.masks[window] = zeros.masked_fill_(hidden, -torch.inf) if hidden.any() else None
         return self.masks[window]
+
+    @abstractmethod
+    def attend(self, queries: Tensor, cache: Tensor, layer: AttentionLayer) -> Tensor:
+        """queries: [tokens, num_heads, head_dim].  cache: of this layer.  The answer is like
+        them."""
+
+
+class Singles(Group):
+    """Sequences with one new token each.
+
+    keys, values: rows of the cache, for each sequence, head and token of the context.
+    """
+
+    def __init__(self, step: Step, count: int, layout: "Layout", num_heads: int) -> None:
+        lengths = step.lengths[:count]
+        context = int(lengths.max())
+        super().__init__(slice(0, count), step.positions[:count, None, None], context)
+        slots = layout.slots(step.blocks[:count], context)
+        share = num_heads // layout.kv_heads
+        heads = np.arange(num_heads, dtype=np.int32)[:, None] // share * layout.tokens
+        keys = torch.from_numpy((slots[:, None] + heads).reshape(-1))
+        self.values = keys + layout.kv_heads * layout.tokens
+        self.starts = torch.arange(0, len(keys) + 1, context, dtype=torch.int32)
+        with warnings.catch_warnings():
+            # Torch says that sparse matrices are young.
+            warnings.simplefilter("ignore")
+            self.scores = torch.sparse_csr_tensor(
+                self.starts,
+                keys,
+                torch.zeros(len(keys)),
+                (count * num_heads, layout.rows),
+                check_invariants=False,
+            )
+
+    def attend(self, queries: Tensor, cache: Tensor, layer: AttentionLayer) -> Tensor:
+        q = queries.reshape(-1, layer.head_dim)
+        torch.sparse.sampled_addmm(
+            self.scores, q, cache.t(), beta=0.0, alpha=layer.scale, out=self.scores
+        )
+        scores = self.scores.values().view(len(queries), layer.num_heads, -1)
+        scores = _seen(scores, layer.softcap, self.mask(layer.window))
+        out = functional.embedding_bag(
+            self.values,
+            cache,
+            self.starts,
+            mode="sum",
+            per_sample_weights=torch.softmax(scores, -1).view(-1),
+            include_last_offset=True,
+        )
+        return out.view(queries.shape)
+
+
+class Several(Group):
+    """One sequence with several new tokens. pages: of its keys and of its values, head by head."""
+
+    def __init__(self, step: Step, row: int, layout: "Layout") -> None:
+        tokens = slice(int(step.starts[row]), int(step.starts[row + 1]))
+        self.length = int(step.lengths[row])
+        super().__init__(tokens, step.positions[None, tokens, None], self.length)
+        self.layout = layout
+        pages = step.blocks[row, : -(-self.length // layout.block_size)]
+        heads = np.arange(2 * layout.kv_heads, dtype=np.int32)[:, None] * layout.blocks
+        self.pages = torch.from_numpy((heads + pages).reshape(-1))
+
+    def attend(self, queries: Tensor, cache: Tensor, layer: AttentionLayer) -> Tensor:
+        kv_heads, width = layer.num_kv_heads, layer.head_dim
+        gathered = cache.view(-1, self.layout.block_size * width).index_select(0, self.pages)
+        both = gathered.view(2, kv_heads, 1, -1, width)[..., : self.length, :]
+        keys, values = both.expand(2, kv_heads, layer.num_heads // kv_heads, -1, width)
+        q = queries.transpose(0, 1).reshape(kv_heads, -1, len(queries), width)
+        mask = self.mask(layer.window)
+        if layer.softcap:
+            scores = torch.matmul(q, keys.transpose(2, 3)).mul_(layer.scale)
+            out = torch.matmul(torch.softmax(_seen(scores, layer.softcap, mask), -1), values)
+        else:
+            out = functional.scaled_dot_product_attention(
+                q, keys, values, attn_mask=mask, scale=layer.scale
+            )
+        return out.view(layer.num_heads, -1, width).transpose(0, 1)
+
+
+def _seen(scores: Tensor, softcap: float, mask: Tensor | None) -> Tensor:
+    """May change them, but to nothing infinite: they may be multiplied by 0 in the next layer."""
+    if softcap:
+        scores.div_(softcap).tanh_().mul_(softcap)
+    return scores if mask is None else scores + mask
+
+
+class Layout:
+    """Where things are in the cache of a layer, [rows, head_dim]: keys of the first head, slot by
+    slot, then of the other heads, then values in the same way.
+
+    tokens: slots of one head.
+    """
+
+    def __init__(self, kv_heads: int, head_dim: int, blocks: int, block_size: int) -> None:
+        self.kv_heads, self.head_dim = kv_heads, head_dim
+        self.blocks, self.block_size = blocks, block_size
+        self.tokens = blocks * block_size
+        self.rows = 2 * kv_heads * self.tokens
+
+    def slots(self, blocks: Ints, context: int) -> Ints:
+        """blocks: [sequences, W]. Of their tokens [sequences, context]."""
+        places = np.arange(self.block_size, dtype=np.int32)
+        slots = blocks[:, : -(-context // self.block_size), None] * self.block_size + places
+        return slots.reshape(len(blocks), -1)[:, :context]
 
 
 class PagedAttention:
-    """The cache and what a step needs of it.
+    """The cache of all layers, and what the step that is computed does with it."""
 
-    keys, values: [layers][kv_heads * blocks, block_size * head_dim]: a row is a page of one head.
-    """
-
-    def __init__(
-        self, layers: int, kv_heads: int, head_dim: int, blocks: int, block_size: int
-    ) -> None:
-        self.kv_heads, self.head_dim = kv_heads, head_dim
-        self.blocks, self.block_size = blocks, block_size
-        shape = (layers, kv_heads * blocks, block_size * head_dim)
+    def __init__(self, layers: int, num_heads: int, layout: Layout) -> None:
+        if layout.rows > np.iinfo(np.int32).max:
+            layers_bytes = layout.rows * layout.head_dim * 4
+            raise ValueError(f"a layer of the KV cache has {layers_bytes} bytes")
+        self.num_heads, self.layout = num_heads, layout
         # NumPy leaves zeros to the kernel, so that pages take memory only when they are used.
-        self.keys = torch.from_numpy(np.zeros(shape, np.float32))
-        self.values = torch.from_numpy(np.zeros(shape, np.float32))
+        zeros = np.zeros((layers, layout.rows, layout.head_dim), np.float32)
+        self.cache = torch.from_numpy(zeros)
         self.slots = torch.empty(0)
         self.groups: list[Group] = []
 
     def begin(self, step: Step) -> None:
         """Tell of the step that is computed next."""
-        heads = np.arange(self.kv_heads)[:, None]
-        slots = heads * (self.blocks * self.block_size) + step.slots
-        self.slots = torch.from_numpy(slots.reshape(-1))
+        layout = self.layout
+        heads = np.arange(2 * layout.kv_heads) * layout.tokens
+        self.slots = torch.from_numpy((step.slots[:, None] + heads).reshape(-1))
         counts = np.diff(step.starts)
         single = int(np.searchsorted(counts > 1, True))
-        self.groups = [self._group(step, *part) for part in self._parts(step.lengths[:single])]
-        for row in range(single, len(counts)):
-            self.groups.append(self._group(step, row, row + 1))
+        self.groups = [Several(step, row, layout) for row in range(single, len(counts))]
+        if single:
+            self.groups.append(Singles(step, single, layout, self.num_heads))
 
-    def _parts(self, lengths: np.ndarray[tuple[int], np.dtype[np.int32]]) -> list[tuple[int, int]]:
-        """Neighbours with one new token each, that are computed together."""
-        return [(0, len(lengths))] if len(lengths) else []
-
-    def _group(self, step: Step, first: int, end: int) -> Group:
-        start, tokens = int(step.starts[first]), int(step.starts[first + 1] - step.starts[first])
-        lengths = step.lengths[first:end]
-        pages = -(-int(lengths.max()) // self.block_size)
-        # One head's pages of all sequences, then the next head's.
-        heads = np.arange(self.kv_heads, dtype=np.int64)[:, None, None] * self.blocks
-        numbers = (heads + step.blocks[first:end, :pages]).reshape(-1)
-        positions = step.positions[start : start + (end - first) * tokens]
-        return Group(
-            start,
-            end - first,
-            tokens,
-            torch.from_numpy(numbers),
-            torch.from_numpy(positions).view(end - first, tokens, 1),
-            torch.arange(pages * self.block_size).view(1, 1, -1),
-            {},
-        )
-
-    def write(self, layer: int, keys: Tensor, values: Tensor) -> None:
-        """keys, values: [T, kv_heads, head_dim] of the new tokens."""
-        for cache, new in ((self.keys, keys), (self.values, values)):
-            rows = new.transpose(0, 1).reshape(-1, self.head_dim)
-            cache[layer].view(-1, self.head_dim).index_copy_(0, self.slots, rows.to(cache.dtype))
+    def write(self, layer: int, new: Tensor) -> None:
+        """new: [T, 2 * kv_heads, head_dim], keys and then values of the new tokens."""
+        self.cache[layer].index_copy_(0, self.slots, new.reshape(-1, self.layout.head_dim))
 
     def attend(self, queries: Tensor, layer: AttentionLayer) -> Tensor:
         """queries: [T, num_heads, head_dim]. The answer is like them."""
-        out = [self._attend(queries, layer, group) for group in self.groups]
-        return out[0] if len(out) == 1 else torch.cat(out)
-
-    def _attend(self, queries: Tensor, layer: AttentionLayer, group: Group) -> Tensor:
-        n, tokens, kv_heads, width = group.sequences, group.tokens, self.kv_heads, self.head_dim
-        share = layer.num_heads // kv_heads
-        keys = self.keys[layer.index].index_select(0, group.pages).view(kv_heads * n, -1, width)
-        values = self.values[layer.index].index_select(0, group.pages).view(kv_heads * n, -1, width)
-        q = queries[group.first : group.first + n * tokens].view(n, tokens, kv_heads, share, width)
-        # [kv_heads * n, share * tokens, width]: rows that see the same keys.
-        q = q.permute(2, 0, 3, 1, 4).reshape(kv_heads * n, share * tokens, width)
-        scores = torch.bmm(q, keys.to(q.dtype).transpose(1, 2))
-        scores = scores.view(kv_heads, n, share, tokens, -1).mul_(layer.scale)
-        if layer.softcap:
-            scores = scores.div_(layer.softcap).tanh_().mul_(layer.softcap)
-        scores = scores.add_(group.mask(layer.window)[None, :, None])
-        weights = torch.softmax(scores, -1).view(kv_heads * n, share * tokens, -1)
-        out = torch.bmm(weights, values.to(q.dtype)).view(kv_heads, n, share, tokens, width)
-        return out.permute(1, 3, 0, 2, 4).reshape(n * tokens, layer.num_heads * width)
+        cache = self.cache[layer.index]
+        if len(self.groups) == 1:
+            return self.groups[0].attend(queries, cache, layer)
+        out = torch.empty(queries.shape)
+        for group in self.groups:
+            out[group.tokens] = group.attend(queries[group.tokens], cache, layer)
+        return out

@@ -6,7 +6,7 @@ from torch import Tensor
 from naiad_backends.llm.checkpoint.weights import Checkpoint
 from naiad_backends.llm.engine.cache import blocks_for
 from naiad_backends.llm.engine.runner import Runner, Step
-from naiad_backends.llm.models.attention import PagedAttention
+from naiad_backends.llm.models.attention import Layout, PagedAttention
 from naiad_backends.llm.models.cpu import CpuOperators
 from naiad_backends.llm.models.decoder import Decoder
 from naiad_backends.llm.models.linear import LINEARS, as_tensor, kind_for
@@ -28,9 +28,8 @@ class TorchRunner(Runner):
         self.block_size = options.block_size or BLOCK_SIZE
         self.max_tokens = options.max_num_batched_tokens or max(MAX_TOKENS, options.max_num_seqs)
         self.blocks = blocks_for(options, a, self.block_size, torch.float32.itemsize)
-        paged = PagedAttention(
-            len(a.layers), a.num_kv_heads, a.head_dim, self.blocks, self.block_size
-        )
+        layout = Layout(a.num_kv_heads, a.head_dim, self.blocks, self.block_size)
+        paged = PagedAttention(len(a.layers), a.num_heads, layout)
         kind = kind_for(options.dtype)
         self.operators = CpuOperators(a.ropes, paged)
         self.decoder = Decoder(checkpoint, LINEARS[kind], as_tensor, self.operators, torch.float32)
