@@ -151,9 +151,6 @@ class PagedAttention:
     """The cache of all layers, and what the step that is computed does with it."""
 
     def __init__(self, layers: int, num_heads: int, layout: Layout) -> None:
-        if layout.rows > np.iinfo(np.int32).max:
-            layers_bytes = layout.rows * layout.head_dim * 4
-            raise ValueError(f"a layer of the KV cache has {layers_bytes} bytes")
         self.num_heads, self.layout = num_heads, layout
         # NumPy leaves zeros to the kernel, so that pages take memory only when they are used.
         zeros = np.zeros((layers, layout.rows, layout.head_dim), np.float32)

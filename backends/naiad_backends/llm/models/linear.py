@@ -45,9 +45,10 @@ def bfloat16(weights: Sequence[Weight], biases: Sequence[Weight]) -> Linear:
     matrix = ops.mkldnn._reorder_linear_weight(_stacked(weights).bfloat16(), None)
     bias = _bias(biases)
     bias = None if bias is None else bias.bfloat16()
+    product = ops.mkldnn._linear_pointwise.default
 
     def linear(x: Tensor) -> Tensor:
-        out: Tensor = ops.mkldnn._linear_pointwise(x.bfloat16(), matrix, bias, "none", [], "")
+        out: Tensor = product(x.bfloat16(), matrix, bias, "none", [], "")
         return out.float()
 
     return linear
@@ -56,9 +57,10 @@ def bfloat16(weights: Sequence[Weight], biases: Sequence[Weight]) -> Linear:
 def float16(weights: Sequence[Weight], biases: Sequence[Weight]) -> Linear:
     """Weights of 16 bits, for any CPU."""
     packed = ops.quantized.linear_prepack_fp16(_stacked(weights), _bias(biases))
+    product = ops.quantized.linear_dynamic_fp16.default
 
     def linear(x: Tensor) -> Tensor:
-        out: Tensor = ops.quantized.linear_dynamic_fp16(x, packed)
+        out: Tensor = product(x, packed)
         return out
 
     return linear
