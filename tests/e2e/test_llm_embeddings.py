@@ -1,7 +1,10 @@
 """An embedding model on a live server, by every protocol: against the same model in ONNX."""
 
+import os
+import signal
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +14,18 @@ import openai
 import pytest
 import tritonclient.grpc
 import tritonclient.http
-from tests.e2e.process import ServerProcess, serving
+from tests.e2e.process import Reply, ServerProcess, eventually, serving
 from tests.e2e.tensors import Array
+from tests.e2e.test_llm_faults import engines
 from tokenizers import Tokenizer
 from tritonclient.utils import InferenceServerException
 
 MODEL = "minilm_text"
+TIGHT = """
+backend: "llm"
+parameters { key: "max_num_seqs" value { string_value: "1" } }
+parameters { key: "max_num_queued_reqs" value { string_value: "1" } }
+"""
 LONG = "Waves rolled in from the west and broke on the sand. " * 80
 TEXTS = [
     "That is a happy person",
@@ -34,6 +43,9 @@ def server(
 ) -> Iterator[ServerProcess]:
     repository = tmp_path_factory.mktemp("repository")
     (repository / MODEL).symlink_to(example_repository / MODEL)
+    (repository / "tight").mkdir()
+    (repository / "tight" / "1").symlink_to(example_repository / MODEL / "1")
+    (repository / "tight" / "config.pbtxt").write_text(TIGHT)
     with serving(tmp_path_factory.mktemp("server"), repository) as server:
         yield server
 
@@ -164,3 +176,37 @@ def test_openai_s_client(server: ServerProcess, reference: Any, tokenizer: Token
         )
         np.testing.assert_allclose(tokens.data[0].embedding, expected[0], atol=1e-5)
         assert MODEL in [model.id for model in client.models.list()]
+
+
+def embed(server: ServerProcess, model: str) -> Reply:
+    given = {"name": "text_input", "shape": [1, 1], "datatype": "BYTES", "data": [TEXTS[0]]}
+    return server.post(f"/v2/models/{model}/infer", {"inputs": [given]})
+
+
+def vector_of(server: ServerProcess, model: str) -> list[float] | None:
+    """None while there is no engine."""
+    reply = embed(server, model)
+    if reply.status != 200:
+        return None
+    vector: list[float] = reply.json()["outputs"][0]["data"]
+    return vector
+
+
+def test_a_full_queue_and_an_engine_that_is_killed(server: ServerProcess, reference: Any) -> None:
+    """Of three texts, two find room; they hear of the engine's end, and another one comes."""
+    before = engines(server)
+    for engine in before:
+        os.kill(engine, signal.SIGSTOP)
+    with ThreadPoolExecutor(3) as threads:
+        replies = [threads.submit(embed, server, "tight") for _ in range(3)]
+        refused = next(as_completed(replies)).result()
+        assert refused.status == 503 and b"queue is full" in refused.body
+        for engine in before:
+            os.kill(engine, signal.SIGKILL)
+        bodies = [reply.result().body for reply in replies]
+    assert sum(b"the engine of 'tight_0' has ended" in body for body in bodies) == 2, bodies
+    for model in (MODEL, "tight"):
+        np.testing.assert_allclose(
+            eventually(partial(vector_of, server, model), 60), reference(TEXTS[0]), atol=1e-5
+        )
+    assert not before & engines(server)
