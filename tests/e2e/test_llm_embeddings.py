@@ -183,11 +183,11 @@ def embed(server: ServerProcess, model: str) -> Reply:
     return server.post(f"/v2/models/{model}/infer", {"inputs": [given]})
 
 
-def vector_of(server: ServerProcess, model: str) -> list[float] | None:
-    """None while there is no engine."""
+def vector_of(server: ServerProcess, model: str) -> list[float]:
+    """Empty while there is no engine."""
     reply = embed(server, model)
     if reply.status != 200:
-        return None
+        return []
     vector: list[float] = reply.json()["outputs"][0]["data"]
     return vector
 
