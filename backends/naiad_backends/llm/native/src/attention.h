@@ -65,8 +65,10 @@ void score(const Query& q, const Pages<T>& pages, int head, int chunk, int from,
     int size = pages.block_size;
     for (int p = from; p < to; p += size) {
         const T* keys = pages.keys(q.blocks[p / size], head);
+        // Blocks lie anywhere, so the processor cannot guess which memory comes next.
+        const T* next = p + size < to ? pages.keys(q.blocks[p / size + 1], head) : pages.values(q.blocks[from / size], head);
         product<false>(q.count, size, q.rows, size_t(pages.head_dim), keys, size_t(size), pages.head_dim,
-                       scores + p - chunk, CHUNK);
+                       scores + p - chunk, CHUNK, next - keys);
     }
     if (q.softcap > 0)
         for (int r = 0; r < q.count; r++)
@@ -114,9 +116,12 @@ void gather(const Query& q, const Pages<T>& pages, int head, int chunk, Gathered
     std::fill(out.values, out.values + size_t(q.count) * size_t(width), 0.0f);
     for (int p = from; p < to; p += size) {
         const T* values = pages.values(q.blocks[p / size], head);
+        const T* next = p + size < to ? pages.values(q.blocks[p / size + 1], head)
+                        : to < end    ? pages.keys(q.blocks[to / size], head)
+                                      : values;
         // Behind the last position there may be anything, so nobody looks.
         product<true>(q.count, width, scores + p - chunk, CHUNK, values, size_t(width), std::min(size, end - p),
-                      out.values, size_t(width));
+                      out.values, size_t(width), next - values);
     }
 }
 

@@ -6,6 +6,7 @@
 #include <sys/mman.h>
 
 #include <algorithm>
+#include <cstddef>
 #include <new>
 #include <utility>
 #include <vector>
@@ -17,35 +18,63 @@ namespace naiad {
 constexpr int COLUMNS = 16;  // Outputs of a block: its weights lie together, 16 lanes side by side.
 constexpr int GROUP = 32;    // Inputs that share a scale.
 constexpr int HEIGHT = 32;   // The most rows of activations that are computed together.
+constexpr int AHEAD = 8192;  // Bytes: how far ahead one row's products fetch weights.
 
 inline int up(int n, int multiple) { return (n + multiple - 1) / multiple * multiple; }
 
-// Zeroed memory in huge pages, if the system has some.
+// Zeroed memory; in huge pages if it is large and the system has some, because at the speed of the
+// memory looking up small pages would cost a third of the time.
 template <class T>
 class Buffer {
    public:
     Buffer() = default;
-    explicit Buffer(size_t count) : bytes_(std::max<size_t>(count * sizeof(T), 1)) {
+    explicit Buffer(size_t count) : bytes_(count * sizeof(T) + HUGE) {
         void* p = mmap(nullptr, bytes_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
         if (p == MAP_FAILED) throw std::bad_alloc();
-        data_ = static_cast<T*>(p);
-        madvise(p, bytes_, MADV_HUGEPAGE);
+        mapped_ = p;
+        data_ = reinterpret_cast<T*>((reinterpret_cast<uintptr_t>(p) + HUGE - 1) / HUGE * HUGE);
+        if (count * sizeof(T) >= HUGE) madvise(p, bytes_, MADV_HUGEPAGE);
     }
     Buffer(Buffer&& other) noexcept { *this = std::move(other); }
     Buffer& operator=(Buffer&& other) noexcept {
+        std::swap(mapped_, other.mapped_);
         std::swap(data_, other.data_);
         std::swap(bytes_, other.bytes_);
         return *this;
     }
     ~Buffer() {
-        if (data_) munmap(data_, bytes_);
+        if (mapped_) munmap(mapped_, bytes_);
     }
     T* data() const { return data_; }
-    size_t bytes() const { return data_ ? bytes_ : 0; }
 
    private:
+    static constexpr size_t HUGE = 2 << 20;
+    void* mapped_ = nullptr;
     T* data_ = nullptr;
     size_t bytes_ = 0;
+};
+
+// Memory for many matrices side by side, which lives as long as this.
+class Slabs {
+   public:
+    uint8_t* take(size_t bytes) {
+        bytes = (bytes + 63) / 64 * 64;
+        if (bytes > left_) {
+            left_ = std::max(bytes, SIZE);
+            slabs_.emplace_back(left_);
+            next_ = slabs_.back().data();
+        }
+        left_ -= bytes;
+        taken_ += bytes;
+        return std::exchange(next_, next_ + bytes);
+    }
+    size_t taken() const { return taken_; }
+
+   private:
+    static constexpr size_t SIZE = 32 << 20;
+    std::vector<Buffer<uint8_t>> slabs_;
+    uint8_t* next_ = nullptr;
+    size_t left_ = 0, taken_ = 0;
 };
 
 // How weights are kept. Q4 and Q8: unsigned numbers q of 4 or 8 bits in groups of 32 inputs, each
@@ -63,7 +92,7 @@ constexpr int group_bytes() {
 struct Linear {
     Kind kind = Kind::F32;
     int outputs = 0, inputs = 0;
-    Buffer<uint8_t> data;
+    uint8_t* data = nullptr;
     std::vector<float> bias;  // Empty, or one for each output, padded to whole blocks.
 
     int groups() const { return up(inputs, GROUP) / GROUP; }
@@ -76,7 +105,7 @@ struct Linear {
             default: return size_t(inputs) * COLUMNS * 2;
         }
     }
-    const uint8_t* block(int b) const { return data.data() + size_t(b) * block_bytes(); }
+    const uint8_t* block(int b) const { return data + size_t(b) * block_bytes(); }
 };
 
 // Rows of activations: as floats, and as signed bytes in groups of 32, with the scale of each and
@@ -139,6 +168,7 @@ void block_row(const uint8_t* group, int groups, const Activations& x, int row, 
     UNROLL for (int v = 0; v < VECTORS; v++) sums[v] = set1(0.0f);
     for (int g = 0; g < groups; g++, group += group_bytes<BITS>()) {
         size_t at = x.place(row, g);
+        for (int i = 0; i < group_bytes<BITS>(); i += 64) __builtin_prefetch(group + AHEAD + i);
         UNROLL for (int v = 0; v < VECTORS; v++) {
             F dot = W::floats(W(group + v * LANES * 4).dot(x.bytes.data() + at * GROUP));
             sums[v] = Scales<BITS>(group, v).onto(sums[v], x.scales.data()[at], x.sums.data()[at], dot);
@@ -193,9 +223,10 @@ void block_quantized(const Linear& w, int b, const Activations& x, int row, int 
         block_rows<BITS>(w.block(b), w.groups(), x, row, rows, out);
 }
 
-// c[ROWS][WIDTH] (+)= a[ROWS][k] * b[k][WIDTH], added from k = 0 on.
+// c[ROWS][WIDTH] (+)= a[ROWS][k] * b[k][WIDTH], added from k = 0 on. Meanwhile it fetches what lies
+// `ahead` elements from b's.
 template <int ROWS, int WIDTH, bool ONTO, class T>
-void tile(const float* a, size_t lda, const T* b, size_t ldb, int k, float* c, size_t ldc) {
+void tile(const float* a, size_t lda, const T* b, size_t ldb, int k, float* c, size_t ldc, ptrdiff_t ahead) {
     constexpr int VECTORS = WIDTH / LANES;
     F acc[ROWS][VECTORS];
     UNROLL for (int r = 0; r < ROWS; r++)
@@ -203,6 +234,7 @@ void tile(const float* a, size_t lda, const T* b, size_t ldb, int k, float* c, s
             acc[r][v] = ONTO ? load(c + size_t(r) * ldc + v * LANES) : set1(0.0f);
     for (int i = 0; i < k; i++) {
         const T* line = b + size_t(i) * ldb;
+        __builtin_prefetch(line + ahead);
         if constexpr (ROWS < VECTORS) {  // Registers hold the shorter side of the tile.
             F ones[ROWS];
             UNROLL for (int r = 0; r < ROWS; r++) ones[r] = set1(a[size_t(r) * lda + size_t(i)]);
@@ -225,23 +257,23 @@ void tile(const float* a, size_t lda, const T* b, size_t ldb, int k, float* c, s
 
 // The same for any number of rows.
 template <int WIDTH, bool ONTO, class T, int ROWS>
-void tiles(int rows, const float* a, size_t lda, const T* b, size_t ldb, int k, float* c, size_t ldc) {
+void tiles(int rows, const float* a, size_t lda, const T* b, size_t ldb, int k, float* c, size_t ldc, ptrdiff_t ahead) {
     if constexpr (ROWS > 0) {
         for (; rows >= ROWS; rows -= ROWS, a += ROWS * lda, c += ROWS * ldc)
-            tile<ROWS, WIDTH, ONTO>(a, lda, b, ldb, k, c, ldc);
-        if (rows) tiles<WIDTH, ONTO, T, ROWS - 1>(rows, a, lda, b, ldb, k, c, ldc);
+            tile<ROWS, WIDTH, ONTO>(a, lda, b, ldb, k, c, ldc, ahead);
+        if (rows) tiles<WIDTH, ONTO, T, ROWS - 1>(rows, a, lda, b, ldb, k, c, ldc, ahead);
     }
 }
 
 // And for any multiple of 16 columns.
 template <bool ONTO, class T>
-void product(int rows, int columns, const float* a, size_t lda, const T* b, size_t ldb, int k, float* c, size_t ldc) {
+void product(int rows, int columns, const float* a, size_t lda, const T* b, size_t ldb, int k, float* c, size_t ldc, ptrdiff_t ahead) {
     constexpr int TWO = 2 * COLUMNS;
     if (rows <= WIDE_ROWS)
         for (; columns >= TWO; columns -= TWO, b += TWO, c += TWO)
-            tiles<TWO, ONTO, T, WIDE_ROWS>(rows, a, lda, b, ldb, k, c, ldc);
+            tiles<TWO, ONTO, T, WIDE_ROWS>(rows, a, lda, b, ldb, k, c, ldc, ahead);
     for (; columns > 0; columns -= COLUMNS, b += COLUMNS, c += COLUMNS)
-        tiles<COLUMNS, ONTO, T, TILE_ROWS>(rows, a, lda, b, ldb, k, c, ldc);
+        tiles<COLUMNS, ONTO, T, TILE_ROWS>(rows, a, lda, b, ldb, k, c, ldc, ahead);
 }
 
 // out[rows][16] = rows `row`, ... of x times block b of w, without the bias.
@@ -251,11 +283,11 @@ inline void multiply(const Linear& w, int b, const Activations& x, int row, int 
         case Kind::Q4: return block_quantized<4>(w, b, x, row, rows, out);
         case Kind::Q8: return block_quantized<8>(w, b, x, row, rows, out);
         case Kind::BF16:
-            return product<false>(rows, COLUMNS, x.row(row), stride, (const bf16*)w.block(b), COLUMNS, w.inputs, out, COLUMNS);
+            return product<false>(rows, COLUMNS, x.row(row), stride, (const bf16*)w.block(b), COLUMNS, w.inputs, out, COLUMNS, AHEAD / sizeof(bf16));
         case Kind::F16:
-            return product<false>(rows, COLUMNS, x.row(row), stride, (const half*)w.block(b), COLUMNS, w.inputs, out, COLUMNS);
+            return product<false>(rows, COLUMNS, x.row(row), stride, (const half*)w.block(b), COLUMNS, w.inputs, out, COLUMNS, AHEAD / sizeof(half));
         case Kind::F32:
-            return product<false>(rows, COLUMNS, x.row(row), stride, (const float*)w.block(b), COLUMNS, w.inputs, out, COLUMNS);
+            return product<false>(rows, COLUMNS, x.row(row), stride, (const float*)w.block(b), COLUMNS, w.inputs, out, COLUMNS, AHEAD / sizeof(float));
     }
 }
 

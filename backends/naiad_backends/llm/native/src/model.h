@@ -69,15 +69,10 @@ class Model {
 
     void load(Linear& w, Kind kind, int outputs, int inputs, Type type, const uint8_t* rows, size_t row_bytes) {
         w.kind = kind, w.outputs = outputs, w.inputs = inputs;
-        w.data = Buffer<uint8_t>(size_t(w.blocks()) * w.block_bytes());
+        w.data = weights_.take(size_t(w.blocks()) * w.block_bytes());
         pool_.run(w.blocks(), [&](int b, int) { pack(w, type, rows, row_bytes, b); });
     }
-    size_t weight_bytes() const {
-        size_t bytes = embedding_.data.bytes() + head_.data.bytes();
-        for (const Layer& layer : layers_)
-            for (const Linear& w : layer.matrices) bytes += w.data.bytes();
-        return bytes;
-    }
+    size_t weight_bytes() const { return weights_.taken(); }
 
     // logits: [step.rows][vocab].
     void forward(const Step& step, float* logits) {
@@ -439,6 +434,7 @@ class Model {
     const Config c;
     Pool pool_;
     std::vector<Sampler> samplers_;
+    Slabs weights_;
     std::vector<Layer> layers_;
     std::vector<Rope> ropes_;
     Linear embedding_, head_;

@@ -135,7 +135,7 @@ inline Group read_group(Type type, const uint8_t* row, int index) {
 inline void pack_quantized(Linear& w, Type type, const uint8_t* rows, size_t row_bytes, int b) {
     int bits = w.kind == Kind::Q4 ? 4 : 8;
     size_t size = size_t(bits == 4 ? group_bytes<4>() : group_bytes<8>());
-    uint8_t* block = w.data.data() + size_t(b) * w.block_bytes();
+    uint8_t* block = w.data + size_t(b) * w.block_bytes();
     for (int lane = 0; lane < COLUMNS && b * COLUMNS + lane < w.outputs; lane++) {
         const uint8_t* row = rows + size_t(b * COLUMNS + lane) * row_bytes;
         for (int k = 0; k < w.groups(); k++) {
@@ -156,7 +156,7 @@ inline void pack_quantized(Linear& w, Type type, const uint8_t* rows, size_t row
 
 template <class To, class From>
 void pack_plain(Linear& w, const uint8_t* rows, size_t row_bytes, int b) {
-    To* block = (To*)(w.data.data() + size_t(b) * w.block_bytes());
+    To* block = (To*)(w.data + size_t(b) * w.block_bytes());
     for (int lane = 0; lane < COLUMNS && b * COLUMNS + lane < w.outputs; lane++) {
         const From* row = (const From*)(rows + size_t(b * COLUMNS + lane) * row_bytes);
         for (int k = 0; k < w.inputs; k++) from_float(to_float(row[k]), block[size_t(k) * COLUMNS + size_t(lane)]);
