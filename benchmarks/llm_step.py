@@ -49,6 +49,7 @@ def main() -> None:
     print(f"memory: {speed / 1e9:.1f} GB/s read by {runner.threads} threads")
     for name, sequences, before, count in CASES:
         step = make_step(runner, sequences, before, count)
+        fill(runner, step)
         took = best(partial(runner.forward, step), given.seconds)
         read = runner.weight_bytes + sequences * (before + count / 2) * runner.token_bytes
         print(
@@ -81,6 +82,26 @@ def make_step(runner: NativeRunner, sequences: int, before: int, count: int) -> 
         blocks=blocks,
         rows=(np.arange(1, sequences + 1, dtype=np.int32) * count - 1),
     )
+
+
+def fill(runner: NativeRunner, step: Step) -> None:
+    """Write something to every place of the step's blocks: memory never written is not read."""
+    size = runner.block_size
+    slots = (step.blocks.reshape(-1, 1) * size + np.arange(size, dtype=np.int32)).reshape(-1)
+    for begin in range(0, len(slots), runner.max_tokens):
+        some = slots[begin : begin + runner.max_tokens]
+        count = len(some)
+        runner.forward(
+            Step(
+                tokens=some % runner.vocab_size,
+                positions=np.zeros(count, np.int32),
+                slots=some,
+                starts=np.arange(count + 1, dtype=np.int32),
+                lengths=np.ones(count, np.int32),
+                blocks=(some // size).reshape(-1, 1),
+                rows=np.zeros(0, np.int32),
+            )
+        )
 
 
 def best(call: Callable[[], object], seconds: float) -> float:
