@@ -87,7 +87,8 @@ def make_step(runner: NativeRunner, sequences: int, before: int, count: int) -> 
 def fill(runner: NativeRunner, step: Step) -> None:
     """Write something to every place of the step's blocks: memory never written is not read."""
     size = runner.block_size
-    slots = (step.blocks.reshape(-1, 1) * size + np.arange(size, dtype=np.int32)).reshape(-1)
+    places = step.blocks.reshape(-1, 1) * size + np.arange(size, dtype=np.int32)
+    slots = places.reshape(-1).astype(np.int32)
     for begin in range(0, len(slots), runner.max_tokens):
         some = slots[begin : begin + runner.max_tokens]
         count = len(some)
