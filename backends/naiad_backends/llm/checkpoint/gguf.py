@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from naiad_backends.errors import NaiadError, invalid, not_found, unsupported
-from naiad_backends.llm.checkpoint.weights import PLAIN, Weight
+from naiad_backends.llm.checkpoint.weights import PLAIN, TYPES, Weight
 
 MOST_STRINGS = 1 << 22
 """In an array; more than any vocabulary has, and few enough for the memory."""
@@ -37,37 +37,6 @@ SCALARS: dict[int, np.dtype[Any]] = {
     12: np.dtype("<f8"),
 }
 """Types of metadata."""
-
-TYPES: dict[int, tuple[str, int, int]] = {
-    0: ("F32", 1, 4),
-    1: ("F16", 1, 2),
-    2: ("Q4_0", 32, 18),
-    3: ("Q4_1", 32, 20),
-    6: ("Q5_0", 32, 22),
-    7: ("Q5_1", 32, 24),
-    8: ("Q8_0", 32, 34),
-    10: ("Q2_K", 256, 84),
-    11: ("Q3_K", 256, 110),
-    12: ("Q4_K", 256, 144),
-    13: ("Q5_K", 256, 176),
-    14: ("Q6_K", 256, 210),
-    16: ("IQ2_XXS", 256, 66),
-    17: ("IQ2_XS", 256, 74),
-    18: ("IQ3_XXS", 256, 98),
-    19: ("IQ1_S", 256, 50),
-    20: ("IQ4_NL", 32, 18),
-    21: ("IQ3_S", 256, 110),
-    22: ("IQ2_S", 256, 82),
-    23: ("IQ4_XS", 256, 136),
-    28: ("F64", 1, 8),
-    29: ("IQ1_M", 256, 56),
-    30: ("BF16", 1, 2),
-    34: ("TQ1_0", 256, 54),
-    35: ("TQ2_0", 256, 66),
-    39: ("MXFP4", 32, 17),
-    40: ("NVFP4", 64, 36),
-}
-"""Types of tensors: name, numbers of a block, bytes of a block."""
 
 _U32 = Struct("<I")
 _U64 = Struct("<Q")

@@ -25,6 +25,41 @@ PLAIN = {"F32": np.float32, "F16": np.float16, "BF16": np.uint16, "F64": np.floa
 """Types whose elements are stored one by one. NumPy has no bfloat16: its bits stand for it."""
 
 
+TYPES: dict[int, tuple[str, int, int]] = {
+    0: ("F32", 1, 4),
+    1: ("F16", 1, 2),
+    2: ("Q4_0", 32, 18),
+    3: ("Q4_1", 32, 20),
+    6: ("Q5_0", 32, 22),
+    7: ("Q5_1", 32, 24),
+    8: ("Q8_0", 32, 34),
+    10: ("Q2_K", 256, 84),
+    11: ("Q3_K", 256, 110),
+    12: ("Q4_K", 256, 144),
+    13: ("Q5_K", 256, 176),
+    14: ("Q6_K", 256, 210),
+    16: ("IQ2_XXS", 256, 66),
+    17: ("IQ2_XS", 256, 74),
+    18: ("IQ3_XXS", 256, 98),
+    19: ("IQ1_S", 256, 50),
+    20: ("IQ4_NL", 32, 18),
+    21: ("IQ3_S", 256, 110),
+    22: ("IQ2_S", 256, 82),
+    23: ("IQ4_XS", 256, 136),
+    28: ("F64", 1, 8),
+    29: ("IQ1_M", 256, 56),
+    30: ("BF16", 1, 2),
+    34: ("TQ1_0", 256, 54),
+    35: ("TQ2_0", 256, 66),
+    39: ("MXFP4", 32, 17),
+    40: ("NVFP4", 64, 36),
+}
+"""GGUF's types by their numbers: name, numbers of a block, bytes of a block."""
+
+CHUNK = 1 << 12
+"""Blocks that are unpacked at once: their numbers fit into a cache."""
+
+
 @dataclass(frozen=True, slots=True)
 class Weight:
     """One tensor as its file has it.
@@ -53,12 +88,23 @@ class Weight:
             return (self.data.astype(np.uint32) << 16).view(np.float32)
         if not self.quantized:
             return self.data.astype(np.float32, copy=False)
-        # Only here: the server's process opens checkpoints and never needs it.
-        import gguf
+        return _unpacked(self.data, self.type).reshape(self.shape)
 
-        kind = gguf.GGMLQuantizationType[self.type]
-        numbers = gguf.dequantize(self.data.reshape(-1, self.data.shape[-1]), kind)
-        return np.asarray(numbers, np.float32).reshape(self.shape)
+
+def _unpacked(data: Array, kind: str) -> Floats:
+    """By the formulas of the format's own library, but many blocks at once."""
+    # Only here: the server's process opens checkpoints and never needs it.
+    from gguf import quants
+
+    formulas = getattr(quants, kind)
+    formulas.init_grid()
+    _, numbers, size = next(entry for entry in TYPES.values() if entry[0] == kind)
+    blocks = data.reshape(-1, size)
+    out = np.empty((len(blocks), numbers), np.float32)
+    for start in range(0, len(blocks), CHUNK):
+        part = slice(start, start + CHUNK)
+        out[part] = formulas.dequantize_blocks(blocks[part])
+    return out
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,8 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from naiad_backends.errors import Code, NaiadError
-from naiad_backends.llm.checkpoint.gguf import TYPES, GgufFile, read_gguf
+from naiad_backends.llm.checkpoint.gguf import GgufFile, read_gguf
+from naiad_backends.llm.checkpoint.weights import TYPES
 
 RNG = np.random.default_rng(0)
 U32, U64 = 4, 10
