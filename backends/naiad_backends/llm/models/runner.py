@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from naiad_backends.errors import unsupported
 from naiad_backends.llm.checkpoint.weights import Checkpoint
 from naiad_backends.llm.engine.cache import blocks_for
 from naiad_backends.llm.engine.runner import Runner, Step
@@ -20,6 +21,11 @@ class TorchRunner(Runner):
     """checkpoint: limited to the length that the options ask for."""
 
     def __init__(self, checkpoint: Checkpoint, options: Options) -> None:
+        if options.kv_cache_dtype not in ("auto", "float32"):
+            raise unsupported(
+                f"a KV cache of {options.kv_cache_dtype} with torch's operators on a CPU",
+                field="kv_cache_dtype",
+            )
         if options.threads:
             torch.set_num_threads(options.threads)
         a = checkpoint.decoder

@@ -64,3 +64,9 @@ def test_without_a_compiler_torch_runs_the_model(
     with pytest.raises(NaiadError) as error:
         make_runner(checkpoint, replace(options, cpu_kernels="native"), built=tmp_path)
     assert error.value.code == Code.UNSUPPORTED
+
+
+def test_torch_keeps_keys_and_values_in_float32_only(checkpoint: Checkpoint) -> None:
+    with pytest.raises(NaiadError, match="a KV cache of float16") as error:
+        make_runner(checkpoint, replace(OPTIONS, kv_cache_dtype="float16"))
+    assert (error.value.code, error.value.field) == (Code.UNSUPPORTED, "kv_cache_dtype")
