@@ -37,7 +37,11 @@ class Peers:
         if not marker.is_file() or marker.read_text() != wanted:
             print(f"making an environment for {name}, some minutes", file=sys.stderr)
             venv.create(folder, with_pip=True, symlinks=True)
-            _run([str(python), "-m", "pip", "install", "-q", *REQUIREMENTS[name]])
+            pip = [str(python), "-m", "pip"]
+            _run([*pip, "install", "-q", *REQUIREMENTS[name]])
+            if name == "vllm":
+                # Their builds are for another torch than vLLM's, which then cannot start.
+                _run([*pip, "uninstall", "-q", "-y", "torchvision", "torchaudio", "torchcodec"])
             marker.write_text(wanted)
         return python
 
