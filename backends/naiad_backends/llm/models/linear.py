@@ -4,7 +4,8 @@ All take and give float32. A row of the answer does not depend on what is in oth
 bits may on how many there are.
 """
 
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -16,6 +17,9 @@ from naiad_backends.llm.models.decoder import Linear, MakeLinear
 
 ops = torch.ops
 
+TINY = 1e-12
+"""Scales of rows of zeros."""
+
 
 def as_tensor(weight: Weight) -> Tensor:
     """A plain weight as it is, a view of its file; a quantized one in float32."""
@@ -25,13 +29,18 @@ def as_tensor(weight: Weight) -> Tensor:
     return tensor.view(torch.bfloat16) if weight.type == "BF16" else tensor
 
 
-def kind_for(dtype: str) -> str:
-    """Which of `LINEARS` a model gets. dtype: of `Options`; all but `float32` has weights of 16
-    bits. There are none of 8 bits: torch's products of these have one scale for a whole row of
-    activations, and that loses too much where a few are large (SmolLM2: 8 % of perplexity)."""
-    if dtype == "float32":
-        return dtype
-    return "bfloat16" if ops.mkldnn._is_mkldnn_bf16_supported() else "float16"
+def linear_for(dtype: str) -> MakeLinear:
+    """How to make the products of a model. dtype: of `Options`; `auto` has 8 bits for what the file
+    has packed; all else but `float32` has 16."""
+    halves = bfloat16 if ops.mkldnn._is_mkldnn_bf16_supported() else float16
+
+    def auto(weights: Sequence[Weight], biases: Sequence[Weight]) -> Linear:
+        packed = all(weight.quantized for weight in weights)
+        return (int8 if packed else halves)(weights, biases)
+
+    if dtype == "auto":
+        return auto
+    return float32 if dtype == "float32" else halves
 
 
 def float32(weights: Sequence[Weight], biases: Sequence[Weight]) -> Linear:
@@ -66,11 +75,38 @@ def float16(weights: Sequence[Weight], biases: Sequence[Weight]) -> Linear:
     return linear
 
 
-LINEARS: Mapping[str, MakeLinear] = {
-    "float32": float32,
-    "bfloat16": bfloat16,
-    "float16": float16,
-}
+def int8(weights: Sequence[Weight], biases: Sequence[Weight]) -> Linear:
+    """Weights of 8 bits with a scale for each row of the matrix.
+
+    Activations are rounded to the same number of steps with a scale for each row of x, and what
+    that loses to as many steps again: a few of them are so large that the others would vanish. Both
+    are rows of one product, which reads the weights once.
+    """
+    matrix, bias = _stacked(weights), _bias(biases)
+    scales = matrix.abs().amax(1).clamp_(min=TINY).div_(127)
+    with warnings.catch_warnings():
+        # Torch says that these tensors will go one day; the operators know no others.
+        warnings.simplefilter("ignore")
+        quantized = torch.quantize_per_channel(
+            matrix, scales.double(), torch.zeros(len(scales), dtype=torch.int64), 0, torch.qint8
+        )
+    packed = ops.quantized.linear_prepack(quantized, None)
+    product = ops.quantized.linear_with_input_q_dq_qweight_dq_output_fp32.default
+    # Without VNNI two products are added in 16 bits, which overflow if activations have 8.
+    steps, zero = (127, 128) if torch.cpu._is_vnni_supported() else (63, 64)
+
+    def linear(x: Tensor) -> Tensor:
+        scale = torch.linalg.vector_norm(x, torch.inf, -1, keepdim=True)
+        scale = scale.clamp_(min=TINY).div_(steps)
+        scaled = x / scale
+        rows = torch.empty(2, *x.shape)
+        torch.round(scaled, out=rows[0])
+        torch.sub(scaled, rows[0], out=rows[1]).mul_(2 * steps)
+        coarse, fine = product(rows.view(-1, x.shape[-1]), 1.0, zero, packed).chunk(2)
+        out = torch.add(coarse, fine, alpha=0.5 / steps).mul_(scale)
+        return out if bias is None else out.add_(bias)
+
+    return linear
 
 
 def _stacked(weights: Sequence[Weight]) -> Tensor:

@@ -10,7 +10,7 @@ from naiad_backends.llm.engine.runner import Runner, Step
 from naiad_backends.llm.models.attention import Layout, PagedAttention
 from naiad_backends.llm.models.cpu import CpuOperators
 from naiad_backends.llm.models.decoder import Decoder
-from naiad_backends.llm.models.linear import LINEARS, as_tensor, kind_for
+from naiad_backends.llm.models.linear import as_tensor, linear_for
 from naiad_backends.llm.options import Options
 
 BLOCK_SIZE = 32
@@ -36,10 +36,11 @@ class TorchRunner(Runner):
         self.blocks = blocks_for(options, a, self.block_size, torch.float32.itemsize)
         layout = Layout(a.num_kv_heads, a.head_dim, self.blocks, self.block_size)
         paged = PagedAttention(len(a.layers), a.num_heads, layout)
-        kind = kind_for(options.dtype)
         self.operators = CpuOperators(a.ropes, paged)
-        self.decoder = Decoder(checkpoint, LINEARS[kind], as_tensor, self.operators, torch.float32)
-        self.description = f"torch, {kind} weights, {torch.get_num_threads()} threads"
+        self.decoder = Decoder(
+            checkpoint, linear_for(options.dtype), as_tensor, self.operators, torch.float32
+        )
+        self.description = f"torch, dtype {options.dtype}, {torch.get_num_threads()} threads"
 
     @torch.inference_mode()
     def forward(self, step: Step) -> Tensor:

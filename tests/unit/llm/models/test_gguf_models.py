@@ -1,5 +1,6 @@
 """GGUF files of every architecture give the logits of the models that they were made of."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import gguf
@@ -7,10 +8,11 @@ import pytest
 import torch
 from tests.unit.llm.models.families import logits, make
 from tests.unit.llm.models.stepping import Stepper, Text
-from tests.unit.llm.models.test_families import TOKENS, assert_equal, runner_of
+from tests.unit.llm.models.test_families import OPTIONS, TOKENS, assert_equal, runner_of
 from tests.unit.llm.models.writing import write_gguf
 
 from naiad_backends.llm.checkpoint.checkpoint import open_checkpoint
+from naiad_backends.llm.engine.runners import make_runner
 
 NAMES = [
     "llama",
@@ -56,6 +58,12 @@ def test_packed_weights_are_those_that_the_library_unpacks(kind: str, tmp_path: 
                 unpacked = gguf.dequantize(packed, gguf.GGMLQuantizationType[kind])
                 parameter.copy_(torch.from_numpy(unpacked))
 
-    stepper = Stepper(runner_of(path))
+    expected = logits(model, TOKENS)
 
-    assert_equal(stepper.step((Text(), TOKENS))[0], logits(model, TOKENS))
+    exact = Stepper(runner_of(path)).step((Text(), TOKENS))[0]
+    fast = make_runner(open_checkpoint(path), replace(OPTIONS, dtype="auto"))
+
+    assert_equal(exact, expected)
+    torch.testing.assert_close(
+        Stepper(fast).step((Text(), TOKENS))[0], expected, rtol=0.1, atol=0.15
+    )

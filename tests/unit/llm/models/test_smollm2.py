@@ -290,3 +290,18 @@ def test_greedy_text_of_200_tokens_is_that_of_transformers(checkpoint: Checkpoin
     torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=2e-3)
     assert theirs[len(PROMPT) - 1 :].argmax(-1).tolist() == GREEDY
     assert ours[len(PROMPT) - 1 :].argmax(-1).tolist() == GREEDY
+
+
+@torch.inference_mode()
+def test_weights_of_8_bits_choose_nearly_the_same(checkpoint: Checkpoint) -> None:
+    """On a text, the distance between what both expect next, in nats."""
+    tokens = PROMPT + GREEDY
+    options = replace(OPTIONS, max_model_len=256, kv_cache_memory_bytes=64 << 20)
+    exact, packed = (
+        Stepper(make_runner(checkpoint, replace(options, dtype=dtype))).step((Text(), tokens))[0]
+        for dtype in ("float32", "auto")
+    )
+
+    expected, got = torch.log_softmax(exact, -1), torch.log_softmax(packed, -1)
+
+    assert (expected.exp() * (expected - got)).sum(-1).mean() < 0.01
