@@ -1,5 +1,6 @@
 """What all tests share: where the project lies, the example models, and certificates."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,11 @@ from naiad.repository.fetch import assemble
 from naiad.settings import cache_folder
 
 ROOT = Path(__file__).parent.parent
+
+# Without a GPU Triton's kernels run in its interpreter. Triton reads this when somebody imports it,
+# which other libraries do, too.
+if not Path("/dev/nvidiactl").exists():
+    os.environ["TRITON_INTERPRET"] = "1"
 
 # How long an example takes says nothing on a machine that others use too.
 settings.register_profile("untimed", deadline=None)

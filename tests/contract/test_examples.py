@@ -16,7 +16,7 @@ from tritonclient.grpc import model_config_pb2
 ONNX_MODELS = ["magika", "minilm", "ppocr_cls", "ppocr_det", "ppocr_rec"]
 ONNX_MODELS += ["silero_stream", "silero_vad"]
 OTHERS = ["identity", "minilm_tokens", "sentence", "speech_segments"]
-OTHERS += ["ocr", "ocr_decode", "ocr_read"]
+OTHERS += ["ocr", "ocr_decode", "ocr_read", "minilm_text", "smollm2"]
 ONNX_TYPES = {
     "tensor(float)": model_config_pb2.TYPE_FP32,
     "tensor(int32)": model_config_pb2.TYPE_INT32,

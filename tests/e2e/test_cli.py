@@ -80,7 +80,7 @@ def test_check_names_file_and_line_of_every_mistake(report: str, pattern: str) -
 def test_check_of_the_examples_finds_nothing(example_repository: Path) -> None:
     done = run("check", example_repository)
     assert done.returncode == 0
-    assert "14 models, 0 mistakes" in done.stdout
+    assert "16 models, 0 mistakes" in done.stdout
 
 
 def test_check_of_one_model(broken: Path) -> None:

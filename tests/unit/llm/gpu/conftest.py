@@ -1,17 +1,10 @@
-"""The kernels run on a GPU if there is one, and in Triton's interpreter elsewhere.
+"""The kernels run on a GPU if there is one, and in Triton's interpreter elsewhere; see the variable
+in tests/conftest.py."""
 
-Triton reads the variable when a kernel is defined, so it is set before the first import of one.
-"""
-
-import os
 from typing import Any
 
 import pytest
 import torch
-
-if not torch.cuda.is_available():
-    os.environ["TRITON_INTERPRET"] = "1"
-
 from triton.runtime import interpreter
 
 patch_tensor = interpreter._patch_lang_tensor
