@@ -136,7 +136,9 @@ async def drive(server: Server, load: Load) -> Figures:
             await ask(session)
 
     limit = aiohttp.ClientTimeout(600)
-    async with aiohttp.ClientSession(timeout=limit) as session:
+    # A connection each: not all servers keep theirs open behind a stream.
+    connector = aiohttp.TCPConnector(force_close=True, limit=0)
+    async with aiohttp.ClientSession(timeout=limit, connector=connector) as session:
         begun = time.perf_counter()
         await asyncio.gather(*(client(session) for _ in range(load.clients)))
         seconds = time.perf_counter() - begun

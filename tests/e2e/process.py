@@ -193,7 +193,9 @@ def starting(
 def eventually(check: Callable[[], T], seconds: float = 30) -> T:
     """The first true answer of `check`, which is asked again and again. Fails after `seconds`."""
     deadline = time.monotonic() + seconds
+    checks = 0
     while not (answer := check()):
-        assert time.monotonic() < deadline, f"did not come true within {seconds} seconds"
+        checks += 1
+        assert time.monotonic() < deadline, f"untrue for {seconds} seconds, asked {checks} times"
         time.sleep(0.02)
     return answer
