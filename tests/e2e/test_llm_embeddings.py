@@ -104,10 +104,11 @@ def test_texts_in_one_request(server: ServerProcess, reference: Any, tokenizer: 
 
 def test_many_requests_at_once(server: ServerProcess, reference: Any) -> None:
     expected = {text: reference(text) for text in TEXTS}
-    with tritonclient.http.InferenceServerClient(server.http, concurrency=16) as client:
+    # Unlike the one for HTTP, this client may be shared by threads.
+    with tritonclient.grpc.InferenceServerClient(server.grpc) as client:
 
         def embed(text: str) -> Array:
-            result = client.infer(MODEL, [text_input(tritonclient.http, [text])])
+            result = client.infer(MODEL, [text_input(tritonclient.grpc, [text])])
             return np.asarray(result.as_numpy("embedding"))
 
         with ThreadPoolExecutor(16) as threads:
