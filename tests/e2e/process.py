@@ -191,11 +191,14 @@ def starting(
 
 
 def eventually(check: Callable[[], T], seconds: float = 30) -> T:
-    """The first true answer of `check`, which is asked again and again. Fails after `seconds`."""
+    """The first true answer of `check`, which is asked again and again. Fails if the answer is
+    untrue when asked after `seconds`, however long the machine took for the questions before."""
     deadline = time.monotonic() + seconds
     checks = 0
-    while not (answer := check()):
+    while True:
+        late = time.monotonic() > deadline
+        if answer := check():
+            return answer
         checks += 1
-        assert time.monotonic() < deadline, f"untrue for {seconds} seconds, asked {checks} times"
+        assert not late, f"untrue for {seconds} seconds, asked {checks} times"
         time.sleep(0.02)
-    return answer

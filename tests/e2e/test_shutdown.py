@@ -28,7 +28,7 @@ from tests.e2e.test_metrics import figure
 
 BODY = {"inputs": [{"name": "INPUT0", "datatype": "FP32", "shape": [1, 1], "data": [7]}]}
 ENDLESS_BODY = {"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 1], "data": [7]}]}
-ONE_INSTANCE = "max_batch_size: 0 instance_group { count: 1 kind: KIND_CPU }"
+ONE_AT_A_TIME = "max_batch_size: 1 instance_group { count: 1 kind: KIND_CPU }"
 
 
 @pytest.fixture
@@ -157,7 +157,9 @@ def one_waits(server: ServerProcess, calls: list[Future[Reply]]) -> bool:
 
 
 def test_the_exit_timeout_bounds_it(tmp_path: Path, log: Path, threads: ThreadPoolExecutor) -> None:
-    graphs.write_model(tmp_path / "models", "endless", {1: graphs.endless()}, ONE_INSTANCE)
+    # With a larger batch size it would get a batcher: two calls that come close to each other would
+    # run together, and none would ever wait.
+    graphs.write_model(tmp_path / "models", "endless", {1: graphs.endless()}, ONE_AT_A_TIME)
     with starting(log, tmp_path / "models", flags=["--exit-timeout-secs=1"]) as server:
         server.wait_ready()
         path = "/v2/models/endless/infer"
