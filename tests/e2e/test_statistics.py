@@ -13,11 +13,12 @@ from typing import Any
 import aiohttp
 import numpy as np
 import pytest
+import tritonclient.grpc
 import tritonclient.grpc.aio
 import tritonclient.http.aio
 from prometheus_client.parser import text_string_to_metric_families
 from tests.e2e import graphs
-from tests.e2e.clients.streams import repeat
+from tests.e2e.clients.streams import Stream, repeat
 from tests.e2e.process import ServerProcess, eventually, serving
 from tests.e2e.test_generate import REPEAT
 from tests.e2e.test_metrics import fetch
@@ -241,3 +242,24 @@ async def test_every_sum_agrees_with_what_was_sent(server: ServerProcess) -> Non
     for one in responses.values():
         real = one["success"]["count"] + one["fail"]["count"]
         assert one["compute_infer"]["count"] == one["compute_output"]["count"] == real
+
+
+def test_long_streams_do_not_make_them_large(server: ServerProcess) -> None:
+    """The places behind 255 count as one, over both protocols."""
+    with tritonclient.grpc.InferenceServerClient(server.grpc) as client:
+        stream = Stream(client)
+        for length in (300, 257):
+            stream.send("repeat", repeat(range(length), [0] * length))
+            for number in range(length):
+                assert stream.result().as_numpy("OUT")[0] == number
+        over_grpc = client.get_inference_statistics("repeat").model_stats[0].response_stats
+    over_http = server.get("/v2/models/repeat/stats").json()["model_stats"][0]["response_stats"]
+    assert list(over_http) == [str(index) for index in range(256)]
+    assert {index: one["success"]["count"] for index, one in over_http.items()} == {
+        **{str(index): 2 for index in range(255)},
+        "255": 45 + 2,
+    }
+    assert over_http["255"]["empty_response"]["count"] == 2
+    assert {index: one.success.count for index, one in over_grpc.items()} == {
+        index: one["success"]["count"] for index, one in over_http.items()
+    }

@@ -11,6 +11,9 @@ from typing import NamedTuple
 
 from naiad.core.latencies import Histograms, Summaries
 
+LAST_RESPONSE = 255
+"""The place in a request from which on all responses count as one: a stream may be endless."""
+
 
 class Failure(StrEnum):
     """Why a request failed, by the names that Triton's metrics have for it.
@@ -52,7 +55,8 @@ class BatchStatistics:
 
 @dataclass(slots=True)
 class ResponseStatistics:
-    """Responses of one index, the first being 0, of a decoupled model's requests."""
+    """Responses at one place in a decoupled model's requests, the first being 0. What is behind
+    LAST_RESPONSE counts there."""
 
     compute_infer: Duration = field(default_factory=Duration)
     compute_output: Duration = field(default_factory=Duration)
@@ -187,6 +191,7 @@ class ModelStatistics:
         model, so that they have a time but no phases.  compute_ns: since the response before it, or
         since the execution began.  output_ns: from the model to the event loop.
         """
+        index = min(index, LAST_RESPONSE)
         response = self.responses.get(index)
         if response is None:
             response = self.responses[index] = ResponseStatistics()
