@@ -7,6 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
+MOST_LAYERS = 4096
+"""No model has more."""
+
 
 @dataclass(frozen=True, slots=True)
 class Rope:

@@ -1,11 +1,13 @@
 """Values of config.json or of GGUF metadata, checked as they are asked for."""
 
+import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from naiad_backends.errors import NaiadError, invalid
+from naiad_backends.errors import NaiadError, invalid, not_found
 
 MOST = 1 << 31
 """No size of a model is larger."""
@@ -81,3 +83,16 @@ class Fields:
         if value is None:
             raise invalid(f"'{self.prefix}{name}' is missing", field=self.source)
         return value
+
+
+def read_json(path: Path) -> Mapping[str, Any]:
+    """A file with an object; NOT_FOUND or INVALID_ARG if there is none."""
+    try:
+        content = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise not_found("it is not there", field=str(path)) from None
+    except (ValueError, RecursionError, OSError) as error:
+        raise invalid(f"it is not JSON: {error}", field=str(path)) from None
+    if not isinstance(content, dict):
+        raise invalid("it must hold an object", field=str(path))
+    return content

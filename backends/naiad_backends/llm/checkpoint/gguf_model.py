@@ -10,12 +10,24 @@ from typing import Any
 import numpy as np
 
 from naiad_backends.errors import invalid, unsupported
-from naiad_backends.llm.checkpoint.architecture import Architecture, Defaults, Layer, Rope
+from naiad_backends.llm.checkpoint.architecture import (
+    MOST_LAYERS,
+    Architecture,
+    Defaults,
+    Layer,
+    Rope,
+)
 from naiad_backends.llm.checkpoint.fields import Fields
 from naiad_backends.llm.checkpoint.gguf import GgufFile, read_gguf
-from naiad_backends.llm.checkpoint.huggingface import MOST_LAYERS, split
 from naiad_backends.llm.checkpoint.rope import divided, longrope, plain, rope_of
-from naiad_backends.llm.checkpoint.weights import Checkpoint, Tensor, Weight, check, decoder_shapes
+from naiad_backends.llm.checkpoint.weights import (
+    Checkpoint,
+    Tensor,
+    Weight,
+    check,
+    decoder_shapes,
+    split,
+)
 
 FAMILIES = ("llama", "qwen2", "qwen3", "gemma2", "gemma3", "phi3")
 

@@ -222,3 +222,20 @@ def _each_layer(shapes: Mapping[str, tuple[int, ...]], count: int) -> dict[str, 
 def size_of(shapes: Mapping[str, tuple[int, ...]]) -> int:
     """How many numbers."""
     return sum(map(prod, shapes.values()))
+
+
+def split(
+    place: str, parts: tuple[tuple[str, int], ...], end: str, tensor: Tensor
+) -> dict[str, Tensor]:
+    """Weights whose rows lie one behind the other in one tensor."""
+    tensors, start = {}, 0
+    for name, count in parts:
+        rows = slice(start, min(start + count, tensor.shape[0]))
+        shape = (max(rows.stop - rows.start, 0), *tensor.shape[1:])
+
+        def read(rows: slice = rows) -> Weight:
+            return tensor.read().rows(rows)
+
+        tensors[f"{place}{name}{end}"] = Tensor(shape, read)
+        start += count
+    return tensors
