@@ -1,8 +1,9 @@
-"""The native library, built once for all tests into the user's cache."""
+"""The native library, built once for all tests into the user's cache, for every kind of CPU."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from zlib import crc32
 
 import pytest
 
@@ -14,6 +15,7 @@ from naiad_backends.llm.native.runner import NativeRunner
 from naiad_backends.llm.options import Options
 
 FOLDER = cache_folder() / "kernels"
+AVX512 = Path(__file__).with_name("avx512.h")
 
 
 @pytest.fixture(scope="session")
@@ -24,6 +26,20 @@ def built() -> Path:
     except NaiadError as error:
         pytest.skip(str(error))
     return FOLDER
+
+
+@pytest.fixture(params=build.VARIANTS)
+def variant(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Makes the library that for one kind of CPU: AVX-512 by emulation where only AVX2 is."""
+    name, best, names = request.param, build.best_variant(), list(build.VARIANTS)
+    flags = build.VARIANTS[name][0]
+    if (name, best) == ("avx512-vnni", "x86-64-v3"):
+        text = f"-DTEXT={crc32(AVX512.read_bytes())}"  # Builds anew when the header has changed.
+        flags = (*build.VARIANTS[best][0], "-include", str(AVX512), text)
+    elif names.index(name) < names.index(best):
+        pytest.skip(f"this CPU is {best} only")
+    monkeypatch.setattr(build, "VARIANTS", {name: (flags, frozenset())})
+    return str(name)
 
 
 @pytest.fixture

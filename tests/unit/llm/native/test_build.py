@@ -1,21 +1,14 @@
 """The kernels' build: once, by one process, for every kind of CPU, with a reason where it fails."""
 
 import subprocess
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from tests.unit.llm.native import decoder
 from tests.unit.llm.native.conftest import FOLDER
-from tests.unit.llm.native.steps import Driver
-from tests.unit.llm.native.test_runner import SWITCHES, error, some_tokens, typical_error
 
 from naiad_backends.errors import Code, NaiadError
 from naiad_backends.llm.native import build
-from naiad_backends.llm.native.runner import NativeRunner
-
-Runners = Callable[..., NativeRunner]
 
 
 def compiler(folder: Path, does: str) -> str:
@@ -63,35 +56,18 @@ def test_of_several_one_compiles(tmp_path: Path) -> None:
     assert (tmp_path / "log").read_text() == "\n"
 
 
-@pytest.mark.parametrize("variant", ["avx512-vnni", "x86-64-v3"])
-def test_other_kinds_of_cpus_compile(variant: str, built: Path) -> None:
+@pytest.mark.parametrize("kind", ["avx512-vnni", "x86-64-v3"])
+def test_other_kinds_of_cpus_compile(kind: str, built: Path) -> None:
     """As far as this compiler knows them; our own kind is tested by all that runs."""
-    if variant == build.best_variant():
+    if kind == build.best_variant():
         return
-    command = [build.find_compiler(), *build.FLAGS, *build.VARIANTS[variant][0], "-fsyntax-only"]
+    command = [build.find_compiler(), *build.FLAGS, *build.VARIANTS[kind][0], "-fsyntax-only"]
     source = build.FOLDER / "src" / "library.cpp"
     done = subprocess.run([*command, str(source)], capture_output=True, text=True)
     if "-march" in done.stderr:
         pytest.skip("this compiler is for other CPUs")
 
     assert done.returncode == 0, done.stderr
-
-
-@pytest.mark.parametrize("type_", ["F32", "Q4_1", "Q8_0"])
-def test_the_portable_kernels(type_: str, runner: Runners, monkeypatch: pytest.MonkeyPatch) -> None:
-    """For CPUs that have none of their own, here or elsewhere."""
-    monkeypatch.setattr(build, "best_variant", lambda: "portable")
-    point = decoder.checkpoint(SWITCHES["qk norm"], type_)
-    tokens = some_tokens(SWITCHES["qk norm"], 30)
-
-    driver = Driver(runner(point, kv_cache_dtype="float32"))
-    logits = driver.whole(tokens)
-
-    assert "portable" in driver.runner.description
-    assert typical_error(logits, decoder.logits(point, tokens, rounded=True)) < 1e-5
-    if type_ == "F32":
-        assert error(logits, decoder.logits(point, tokens)) < 2e-5
-    assert (driver.pieces(tokens, 1) == logits).all()
 
 
 def test_ship_builds_what_library_finds(

@@ -1,4 +1,4 @@
-"""The native runner against a decoder in 64-bit floats, switch by switch."""
+"""The native runner of each kind of CPU against a decoder in 64-bit floats, switch by switch."""
 
 from collections.abc import Callable, Sequence
 
@@ -12,6 +12,8 @@ from tests.unit.llm.native.steps import Driver, make_step
 from naiad_backends.errors import NaiadError
 from naiad_backends.llm.checkpoint.architecture import Architecture, Layer, Rope
 from naiad_backends.llm.native.runner import NativeRunner
+
+pytestmark = pytest.mark.usefixtures("variant")
 
 Runners = Callable[..., NativeRunner]
 
@@ -79,6 +81,12 @@ def test_logits_are_those_of_the_reference(architecture: Architecture, runner: R
     logits = Driver(runner(point)).whole(tokens)
 
     assert error(logits, decoder.logits(point, tokens)) < 2e-5
+
+
+def test_the_kernels_are_those_that_are_meant(variant: str, runner: Runners) -> None:
+    names = {"avx512-vnni": "(AVX-512 VNNI)", "x86-64-v3": "(AVX2)", "portable": "(portable)"}
+
+    assert names[variant] in runner(decoder.checkpoint(TINY)).description
 
 
 @pytest.mark.parametrize("type_", ["F16", "BF16"])

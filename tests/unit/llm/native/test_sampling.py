@@ -14,6 +14,8 @@ from naiad_backends.llm.engine.sampler import Choose
 from naiad_backends.llm.native.runner import NativeRunner
 from naiad_backends.llm.sampling import Sampling
 
+pytestmark = pytest.mark.usefixtures("variant")
+
 samplings = st.builds(
     Sampling,
     temperature=st.sampled_from([0.0, 0.01, 0.5, 1.0, 2.0]),
