@@ -193,7 +193,7 @@ class Embedder(EngineInstance):
             case Outputs():
                 for output in message.outputs:
                     if output.number in self._texts:
-                        error = internal(f"the engine failed: {output.error}")
+                        error = internal(f"the engine of '{self.name}' failed: {output.error}")
                         self._drop(self._texts[output.number][0], Response(error=error))
             case _:
                 raise ValueError(f"an engine that embeds says {type(message).__name__}")

@@ -260,7 +260,7 @@ class LlmInstance(EngineInstance):
 
     def _hear(self, text: _Text, output: Output, now: float) -> None:
         if output.finish == "error" or (output.finish == "timeout" and not text.first):
-            self._fail(text.work, _ended(output))
+            self._fail(text.work, self._ended(output))
             return
         if output.tokens:
             if text.first:
@@ -275,6 +275,11 @@ class LlmInstance(EngineInstance):
             if not output.finish:
                 # By a stop string, which the engine knows nothing of.
                 self._aborted.append(text.number)
+
+    def _ended(self, output: Output) -> NaiadError:
+        if output.finish == "timeout":
+            return unavailable("its time was up before it could begin")
+        return internal(f"the engine of '{self.name}' failed: {output.error}")
 
     def _first(self, text: _Text, output: Output, now: float) -> None:
         text.first, text.queued = now, output.queued
@@ -390,12 +395,6 @@ def _prepended(request: Request, stream: bool) -> bool:
             hint="leave it out, or set echo in sampling_parameters",
         )
     return not excluded
-
-
-def _ended(output: Output) -> NaiadError:
-    if output.finish == "timeout":
-        return unavailable("its time was up before it could begin")
-    return internal(f"the engine failed: {output.error}")
 
 
 def _mistake(error: Exception) -> NaiadError:

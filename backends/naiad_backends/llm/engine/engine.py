@@ -18,6 +18,7 @@ A proposer would append its guesses to what a sequence has before `schedule`, wh
 of them at once, and `_append` would keep those that the sampler accepts.
 """
 
+import math
 import time
 from array import array
 from collections import deque
@@ -29,6 +30,7 @@ import numpy as np
 
 from naiad_backends.llm.engine.batch import Batch, scored_positions
 from naiad_backends.llm.engine.blocks import Blocks
+from naiad_backends.llm.engine.draws import NOT_FINITE
 from naiad_backends.llm.engine.runner import Runner, Step
 from naiad_backends.llm.engine.sampler import Sampled, Sampler
 from naiad_backends.llm.engine.scheduler import Limits, Plan, Scheduler
@@ -219,11 +221,13 @@ class Engine(Work):
             sequence.pending -= 1
             if sequence.done:
                 continue
-            if row in sampled.failed:
+            scored = sampled.scored[row]
+            failed = sampled.failed.get(row) or _unknown(sequence, scored)
+            if failed:
                 self._end(sequence)
-                self._outputs.append(_output(sequence, [], "error", error=sampled.failed[row]))
+                self._outputs.append(_output(sequence, [], "error", error=failed))
                 continue
-            self._advance(sequence, token, sampled.scored[row])
+            self._advance(sequence, token, scored)
 
     def _emit(self) -> list[Output]:
         outputs, self._outputs = self._outputs, []
@@ -284,6 +288,16 @@ def _limits(options: Options, budget: int) -> Limits:
 def _split(sequence: Sequence) -> "tuple[array[int], array[int]]":
     """The prompt and the output so far."""
     return sequence.tokens[: sequence.num_prompt], sequence.tokens[sequence.num_prompt :]
+
+
+def _unknown(sequence: Sequence, scored: Scored | None) -> str:
+    """Why logprobs that are asked for cannot be told; empty if they can."""
+    if scored is None and sequence.sampling.prompt_logprobs is None:
+        return ""
+    first = len(sequence.tokens) == sequence.num_prompt
+    told = [*sequence.prompt_scored, scored] if first else [scored]
+    unknown = any(one is not None and math.isnan(one.token.logprob) for one in told)
+    return NOT_FINITE if unknown else ""
 
 
 def _output(

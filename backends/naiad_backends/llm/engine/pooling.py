@@ -5,6 +5,8 @@ Knows tokens; no text, no socket, and not how a vector is made.
 
 from collections import deque
 
+import numpy as np
+
 from naiad_backends.errors import invalid
 from naiad_backends.llm.checkpoint.architecture import Encoder
 from naiad_backends.llm.checkpoint.weights import Checkpoint
@@ -26,6 +28,8 @@ from naiad_backends.llm.options import Options
 
 _TOKENS, _GPU_TOKENS = 512, 16_384
 """Of a step, if nothing else is said: enough to compute well, little enough to cancel soon."""
+
+_NOT_FINITE = "the model computed a vector that is not finite"
 
 
 class Pooling(Work):
@@ -78,7 +82,12 @@ class Pooling(Work):
             refused, self._refused = self._refused, []
             return Outputs(refused, self._stats())
         vectors = self._model.vectors([one.prompt for one in self._step])
-        return Vectors([one.number for one in self._step], vectors.astype("<f4").tobytes())
+        good = [row for row, vector in enumerate(vectors) if np.isfinite(vector).all()]
+        numbers = [self._step[row].number for row in good]
+        self._refused += [
+            _error(one, _NOT_FINITE) for one in self._step if one.number not in numbers
+        ]
+        return Vectors(numbers, vectors[good].astype("<f4").tobytes())
 
     def fail(self, reason: str) -> FromEngine:
         return Outputs([_error(one, reason) for one in self._step], self._stats())

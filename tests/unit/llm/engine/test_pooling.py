@@ -109,3 +109,15 @@ def test_the_vector_is_the_model_s_own(folder: Path, tmp_path: Path) -> None:
     pooling.take(Pool(0, [4, 5, 6]))
     states = hidden(make(tmp_path, "bert"), [4, 5, 6]).mean(0)
     np.testing.assert_allclose(answers(pooling)[0][0], states / np.linalg.norm(states), atol=1e-5)
+
+
+def test_a_vector_that_is_not_finite_costs_its_own_text(tmp_path: Path) -> None:
+    model = make(tmp_path, "bert")
+    model.embeddings.word_embeddings.weight.data[7] = float("inf")
+    model.save_pretrained(tmp_path)
+    pooling = engine(tmp_path)
+    for number, tokens in enumerate(([5, 6], [7, 5], [8])):
+        pooling.take(Pool(number, tokens))
+    vectors, errors, _ = answers(pooling)
+    assert vectors.keys() == {0, 2}
+    assert [(one.number, "not finite" in one.error) for one in errors] == [(1, True)]
