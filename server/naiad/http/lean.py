@@ -52,12 +52,13 @@ _UNUSUAL = frozenset(("transfer-encoding", "expect", "upgrade", "content-encodin
 @dataclass(frozen=True, slots=True)
 class _Head:
     """An ordinary request's head: where it goes or why it goes nowhere, its headers by lower-case
-    name, its length, and its headers as they came."""
+    name, its length, its headers as they came, and whether it is the last one of its connection."""
 
     route: routes.Route | Answer
     headers: Mapping[str, str]
     length: int
     received: Sequence[tuple[str, str]]
+    last: bool
 
 
 class Heads:
@@ -99,7 +100,8 @@ def _parse(raw: bytes, restriction: Restriction | None) -> _Head | None:
             return None
         headers[name] = found[2].decode()
         received.append((found[1].decode(), headers[name]))
-    if "host" not in headers or headers.get("connection", "keep-alive").lower() != "keep-alive":
+    connection = headers.get("connection", "keep-alive").lower()
+    if "host" not in headers or connection not in ("keep-alive", "close"):
         return None
     length = headers.get("content-length", "0")
     if not _LENGTH.fullmatch(length):
@@ -110,7 +112,7 @@ def _parse(raw: bytes, restriction: Restriction | None) -> _Head | None:
         route = routes.find(line[1].decode(), path, received, restriction)
     except NaiadError as error:
         route = refusal(path, error)
-    return _Head(route, headers, int(length), received)
+    return _Head(route, headers, int(length), received, connection == "close")
 
 
 class Listener(Protocol):
@@ -266,6 +268,7 @@ class LeanProtocol(asyncio.BufferedProtocol):
 
     def _begin(self, head: _Head, body: Buffer) -> None:
         self._body = memoryview(b"")
+        self._finishing = self._finishing or head.last
         self._task = self._loop.create_task(self._run(head, body))
 
     async def _run(self, head: _Head, body: Buffer) -> None:

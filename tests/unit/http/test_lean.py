@@ -225,6 +225,22 @@ async def test_connection_close(live: Live) -> None:
     assert await wire.rest() == b""
 
 
+async def test_what_follows_a_last_request_is_not_answered(live: Live) -> None:
+    wire = await live.connect()
+    reply = await wire.ask(get("/v2/health/live", "Connection: Close") + LIVE)
+    assert (reply.status, reply.headers["connection"]) == (200, "close")
+    assert await wire.rest() == b""
+
+
+@pytest.mark.parametrize("size", [64, 1_000_000])
+async def test_a_last_request_with_a_body(live: Live, size: int) -> None:
+    request, data = binary_request(size, "echo", "Connection: close")
+    wire = await live.connect()
+    reply = await wire.ask(request)
+    assert tail(reply) == data
+    assert await wire.rest() == b""
+
+
 async def test_empty_lines_before_a_request(live: Live) -> None:
     assert (await live.ask(b"\r\n\r\n", LIVE)).status == 200
 
