@@ -1,6 +1,8 @@
 """`python -m benchmarks.llm.http`: chat servers under equal load, through one client, in turns.
 
-The client speaks OpenAI's /v1/completions as a stream, with prompts of random tokens.
+The client asks for streams of OpenAI's /v1/completions, with prompts of random tokens. It runs on
+the servers' cores, so it does as little as it can: it takes the time of what arrives, and looks
+only at how an answer begins and ends.
 """
 
 import asyncio
@@ -19,17 +21,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
-import aiohttp
 import click
+import uvloop
 
 from benchmarks import options
+from benchmarks.cpu import spent
 from benchmarks.errors import BenchmarkError
 from benchmarks.facts import facts
+from benchmarks.http_client import post_bytes
 from benchmarks.llm.drivers.protocol import VOCABULARY
 from benchmarks.llm.models import Models
 from benchmarks.llm.peers import Peers
 
 NAMES = ("naiad", "llama.cpp", "vllm")
+_PATIENCE_SECONDS = 600
+
+_END_BYTES = 4096
+"""That hold the last chunk, with all that a server may tell in it."""
+
 SHARED = "shared prefix"
 """16 requests at once whose prompts begin with the same 512 tokens; 32 own, 32 new ones."""
 
@@ -54,11 +63,14 @@ class Load:
 @dataclass(frozen=True)
 class Figures:
     """rate: new tokens per second, of all.  first: median seconds to the first token.  token: mean
-    seconds between two tokens of a request."""
+    seconds between two tokens of a request.  server, client: CPU seconds for each new token, of all
+    processes of the server, and of the client that measures."""
 
     rate: float
     first: float
     token: float
+    server: float
+    client: float
 
 
 class Server(AbstractContextManager["Server"]):
@@ -68,7 +80,7 @@ class Server(AbstractContextManager["Server"]):
         """Raises BenchmarkError if it does not come up in two minutes."""
         self.name = name
         self.model = model
-        self.url = f"http://127.0.0.1:{port}"
+        self.port = port
         self._folder = tempfile.TemporaryDirectory(prefix=f"{name}-")
         log = Path(self._folder.name) / "log"
         env = {**os.environ, "VLLM_CPU_KVCACHE_SPACE": "2"}
@@ -84,12 +96,16 @@ class Server(AbstractContextManager["Server"]):
         self.start = time.perf_counter() - begun
         """Seconds from the start of the process to the first answer."""
 
+    @property
+    def pid(self) -> int:
+        """Of its first process."""
+        return self._process.pid
+
     def _answers(self) -> bool:
         body = {"model": self.model, "prompt": [2000, 3000], "max_tokens": 1}
         head = {"Content-Type": "application/json"}
-        request = urllib.request.Request(
-            f"{self.url}/v1/completions", json.dumps(body).encode(), head
-        )
+        url = f"http://127.0.0.1:{self.port}/v1/completions"
+        request = urllib.request.Request(url, json.dumps(body).encode(), head)
         try:
             with urllib.request.urlopen(request, timeout=60) as answer:
                 return bool(answer.status == 200)
@@ -106,44 +122,79 @@ class Server(AbstractContextManager["Server"]):
         self._folder.cleanup()
 
 
+class _Stream(asyncio.Protocol):
+    """One request on a connection of its own, which the server closes behind its answer.
+
+    first, last: when its first and its last tokens came; 0 for never.
+    """
+
+    def __init__(self) -> None:
+        self.first = self.last = 0.0
+        self.ended = asyncio.get_running_loop().create_future()
+        self._head = b""
+        self._end = b""
+
+    def data_received(self, data: bytes) -> None:
+        self._head = self._head or data
+        self._end = (self._end + data)[-_END_BYTES:]
+        if b"data: {" in data:
+            self.last = time.perf_counter()
+            self.first = self.first or self.last
+
+    def connection_lost(self, error: Exception | None) -> None:
+        if b" 200 " not in self._head[:20] or b'"length"' not in self._end:
+            said = (self._head + self._end).decode(errors="replace")
+            self.ended.set_exception(BenchmarkError(f"not the answer that was asked for: {said}"))
+        else:
+            self.ended.set_result(None)
+
+
 async def drive(server: Server, load: Load) -> Figures:
     """Run a load once."""
+    loop = asyncio.get_running_loop()
     firsts: list[float] = []
     gaps: list[float] = []
     common = random.choices(VOCABULARY, k=load.shared)
 
-    async def ask(session: aiohttp.ClientSession) -> None:
-        body = {
-            "model": server.model,
-            "prompt": common + random.choices(VOCABULARY, k=load.prompt),
-            "max_tokens": load.output,
-            "temperature": 0,
-            "ignore_eos": True,
-            "stream": True,
-        }
-        begun, first, last = time.perf_counter(), 0.0, 0.0
-        async with session.post(f"{server.url}/v1/completions", json=body) as answer:
-            answer.raise_for_status()
-            async for line in answer.content:
-                if line.startswith(b"data: {"):
-                    last = time.perf_counter()
-                    first = first or last
-        firsts.append(first - begun)
-        gaps.append((last - first) / (load.output - 1))
-
-    async def client(session: aiohttp.ClientSession) -> None:
+    async def client() -> None:
         for _ in range(load.requests):
-            await ask(session)
+            prompt = common + random.choices(VOCABULARY, k=load.prompt)
+            request = _request(server.model, prompt, load.output)
+            begun = time.perf_counter()
+            transport, stream = await loop.create_connection(_Stream, "127.0.0.1", server.port)
+            transport.write(request)
+            await stream.ended
+            firsts.append(stream.first - begun)
+            gaps.append((stream.last - stream.first) / (load.output - 1))
 
-    limit = aiohttp.ClientTimeout(600)
-    # A connection each: not all servers keep theirs open behind a stream.
-    connector = aiohttp.TCPConnector(force_close=True, limit=0)
-    async with aiohttp.ClientSession(timeout=limit, connector=connector) as session:
-        begun = time.perf_counter()
-        await asyncio.gather(*(client(session) for _ in range(load.clients)))
-        seconds = time.perf_counter() - begun
+    used, own = spent(server.pid), time.process_time()
+    begun = time.perf_counter()
+    async with asyncio.timeout(_PATIENCE_SECONDS):
+        await asyncio.gather(*(client() for _ in range(load.clients)))
+    seconds = time.perf_counter() - begun
+    used, own = spent(server.pid) - used, time.process_time() - own
     tokens = load.clients * load.requests * load.output
-    return Figures(tokens / seconds, median(firsts), sum(gaps) / len(gaps))
+    return Figures(
+        rate=tokens / seconds,
+        first=median(firsts),
+        token=sum(gaps) / len(gaps),
+        server=used.family / tokens,
+        client=own / tokens,
+    )
+
+
+def _request(model: str, prompt: Sequence[int], output: int) -> bytes:
+    body = {
+        "model": model,
+        "prompt": prompt,
+        "max_tokens": output,
+        "temperature": 0,
+        "ignore_eos": True,
+        "stream": True,
+    }
+    # A connection each: not all servers keep theirs open behind a stream.
+    headers = {"Content-Type": "application/json", "Connection": "close"}
+    return post_bytes("/v1/completions", headers, json.dumps(body).encode())
 
 
 Start = tuple[list[str], str]
@@ -194,7 +245,7 @@ Results = Mapping[Load, Mapping[str, Sequence[Figures]]]
 def table(found: Results, names: Sequence[str]) -> str:
     """Markdown: medians over the rounds; ratios of the rates within each round."""
     head = ["load", "server", "tokens/s", "first token ms", "per token ms"]
-    head.append(f"{names[0]}'s rate to it")
+    head += ["CPU ms per token", "of the client", f"{names[0]}'s rate to it"]
     rows = [head, ["---"] * len(head)]
     for load, servers in found.items():
         for name in names:
@@ -206,6 +257,8 @@ def table(found: Results, names: Sequence[str]) -> str:
                     *(load.name, name, f"{median(rates):,.0f}"),
                     f"{1e3 * median(one.first for one in servers[name]):,.0f}",
                     f"{1e3 * median(one.token for one in servers[name]):,.1f}",
+                    f"{1e3 * median(one.server for one in servers[name]):,.2f}",
+                    f"{1e3 * median(one.client for one in servers[name]):,.3f}",
                     f"{ratio:.2f}",
                 ]
             )
@@ -249,7 +302,7 @@ def main(
         for number in range(rounds):
             for load in loads:
                 for server in running if number % 2 == 0 else reversed(running):
-                    found[load][server.name].append(asyncio.run(drive(server, load)))
+                    found[load][server.name].append(uvloop.run(drive(server, load)))
         starts = {server.name: f"{server.start:.1f} s" for server in running}
     for name, value in {**facts("benchmarks.llm.http"), "start to first token": starts}.items():
         print(f"- {name}: {value}")
