@@ -79,14 +79,18 @@ class Model {
         Pool::Pinned pinned(pool_);
         plans_.clear();
         rotations(step);
-        hidden_.set_rows(step.tokens), attended_.set_rows(step.tokens), middle_.set_rows(step.tokens);
+        set_rows(step.tokens);
         embed(step);
+        int rows = step.tokens;
         for (int i = 0; i < c.layers; i++) {
             const Layer& layer = layers_[size_t(i)];
-            attention_block(step, layer, i);
-            mlp_block(step, layer);
+            attention(step, layer, i);
+            if (i == c.layers - 1) rows = keep_wanted(step);
+            if (!rows) return;
+            attention_out(rows, layer);
+            mlp_block(rows, layer);
         }
-        head(step, logits);
+        head(rows, logits);
     }
 
     // The next token of each row; see Sampler.
@@ -150,6 +154,21 @@ class Model {
         }
     }
 
+    void set_rows(int rows) { hidden_.set_rows(rows), attended_.set_rows(rows), middle_.set_rows(rows); }
+
+    // Behind the last attention nobody reads more than the rows whose logits are wanted. How many.
+    int keep_wanted(const Step& step) {
+        if (step.rows == step.tokens) return step.rows;
+        for (int r = 0; r < step.rows; r++) {  // They ascend, so none is overwritten before its turn.
+            int from = step.wanted[r];
+            if (from == r) continue;
+            std::copy_n(row(x_, from), c.hidden, row(x_, r));
+            std::copy_n(attended_.row(from), attended_.stride, attended_.row(r));
+        }
+        if (step.rows) set_rows(step.rows);
+        return step.rows;
+    }
+
     void embed(const Step& step) {
         each(step.tokens, c.hidden, [&](int t, int) {
             float* x = row(x_, t);
@@ -158,7 +177,8 @@ class Model {
         });
     }
 
-    void attention_block(const Step& step, const Layer& layer, int index) {
+    // To `attended_`.
+    void attention(const Step& step, const Layer& layer, int index) {
         const Linear* m = layer.matrices;
         normalize(step.tokens, layer.norms[ATTN], quantized(m[Q].kind) || quantized(m[K].kind) || quantized(m[V].kind));
         int offsets[] = {0, queries_, queries_ + keys_}, width = queries_ + 2 * keys_;
@@ -171,16 +191,19 @@ class Model {
             case Kind::BF16: attend_all<bf16>(step, layer, index); break;
             default: attend_all<float>(step, layer, index);
         }
-        if (quantized(m[O].kind)) each(step.tokens, attended_.stride, [&](int t, int) { attended_.quantize(t); });
-        onto_residual(m[O], attended_, step.tokens, layer.norms[POST_ATTN]);
+    }
+    void attention_out(int rows, const Layer& layer) {
+        const Linear& out = layer.matrices[O];
+        if (quantized(out.kind)) each(rows, attended_.stride, [&](int t, int) { attended_.quantize(t); });
+        onto_residual(out, attended_, rows, layer.norms[POST_ATTN]);
     }
 
-    void mlp_block(const Step& step, const Layer& layer) {
+    void mlp_block(int rows, const Layer& layer) {
         const Linear &gate = layer.matrices[GATE], &up_ = layer.matrices[UP], &down = layer.matrices[DOWN];
-        normalize(step.tokens, layer.norms[MLP], quantized(gate.kind) || quantized(up_.kind));
+        normalize(rows, layer.norms[MLP], quantized(gate.kind) || quantized(up_.kind));
         int height = hidden_.height, groups = middle_.stride / GROUP;
-        pool_.run(up(step.tokens, height) / height * groups, [&](int item, int) {
-            int row = item / groups * height, count = std::min(height, step.tokens - row), g = item % groups;
+        pool_.run(up(rows, height) / height * groups, [&](int item, int) {
+            int row = item / groups * height, count = std::min(height, rows - row), g = item % groups;
             for (int b = 2 * g; b < std::min(2 * g + 2, gate.blocks()); b++) {
                 alignas(64) float gates[HEIGHT * COLUMNS], ups[HEIGHT * COLUMNS];
                 multiply(gate, b, hidden_, row, count, gates);
@@ -196,18 +219,16 @@ class Model {
             if (quantized(down.kind))
                 for (int r = row; r < row + count; r++) middle_.quantize(r, g, middle_.row(r) + g * GROUP);
         });
-        onto_residual(down, middle_, step.tokens, layer.norms[POST_MLP]);
+        onto_residual(down, middle_, rows, layer.norms[POST_MLP]);
     }
 
-    void head(const Step& step, float* logits) {
-        if (!step.rows) return;
+    void head(int rows, float* logits) {
         const Linear& w = head_.outputs ? head_ : embedding_;
-        hidden_.set_rows(step.rows);
-        each(step.rows, c.hidden, [&](int r, int) {
-            rms_norm(row(x_, step.wanted[r]), norm_, c.hidden, hidden_.row(r));
+        each(rows, c.hidden, [&](int r, int) {
+            rms_norm(row(x_, r), norm_, c.hidden, hidden_.row(r));
             if (quantized(w.kind)) hidden_.quantize(r);
         });
-        project({&w}, hidden_, step.rows, [&](int, int b, int row, int rows, float* out) {
+        project({&w}, hidden_, rows, [&](int, int b, int row, int rows, float* out) {
             int columns = std::min(COLUMNS, c.vocab - b * COLUMNS);
             for (int r = 0; r < rows; r++)
                 for (int i = 0; i < COLUMNS; i += LANES) {
