@@ -29,7 +29,8 @@ class Step(Structure):
 
     _fields_ = (
         *((name, c_int) for name in ("tokens", "sequences", "width", "rows")),
-        *((name, c_void_p) for name in ("ids", "positions", "slots", "starts", "blocks", "wanted")),
+        *((name, c_void_p) for name in ("ids", "positions", "slots", "starts", "lengths")),
+        *((name, c_void_p) for name in ("blocks", "wanted")),
     )
 
 

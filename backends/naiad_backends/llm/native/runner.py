@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from naiad_backends.errors import internal, invalid, unavailable, unsupported
+from naiad_backends.errors import NaiadError, internal, invalid, unavailable, unsupported
 from naiad_backends.llm.checkpoint.architecture import Architecture
 from naiad_backends.llm.checkpoint.weights import Checkpoint
 from naiad_backends.llm.engine.cache import blocks_for
@@ -28,6 +28,9 @@ BLOCK_SIZE = 32
 MAX_TOKENS = 256
 GROUP_LIMIT = 48
 """Of query heads that share a KV head; QUERY_ROWS of src/attention.h."""
+
+_UNFIT = 2
+"""What the library answers where the arrays of a step do not belong together."""
 
 NORMS = ("attn_norm", "post_attn_norm", "mlp_norm", "post_mlp_norm", "q_norm", "k_norm")
 MATRICES = ("q", "k", "v", "o", "gate", "up", "down")
@@ -88,17 +91,20 @@ class NativeRunner(Runner):
         """See Runner. INTERNAL if the arrays do not belong together."""
         if not self._model:
             raise internal("the runner is closed")
-        arrays = _arrays(step, self)
-        count, sequences, rows = len(step.tokens), len(step.lengths), len(step.rows)
+        arrays = _arrays(step)
+        rows = len(step.rows)
         if len(self._logits) < rows:
             self._logits = torch.empty(rows, self.vocab_size)
         native_step = native.Step(
-            *(count, sequences, step.blocks.shape[1], rows),
+            *(len(step.tokens), len(step.lengths), step.blocks.shape[1], rows),
             *(a.ctypes.data for a in arrays),
         )
-        if self._library.naiad_forward(
+        failed = self._library.naiad_forward(
             self._model, ctypes.byref(native_step), self._logits.data_ptr()
-        ):
+        )
+        if failed == _UNFIT:
+            raise _unfit()
+        if failed:
             raise unavailable("there is no memory for a step")
         return self._logits[:rows]
 
@@ -223,34 +229,21 @@ def _each(names: tuple[str, ...], layer: int, put: Callable[[int, int, str], Any
         put(layer, which, f"layers.{layer}.{name}")
 
 
-def _arrays(step: Step, runner: NativeRunner) -> list[Ints]:
-    """What the library reads, whose every index is in bounds; INTERNAL otherwise."""
-    given = (step.tokens, step.positions, step.slots, step.starts, step.blocks, step.rows)
-    arrays = [np.ascontiguousarray(a, np.int32) for a in given]
-    tokens, positions, slots, starts, blocks, rows = arrays
-    lengths = step.lengths
-    count, sequences = len(tokens), len(starts) - 1
+def _arrays(step: Step) -> list[Ints]:
+    """What the library reads. It checks what is in them, once their shapes are right."""
+    given = (step.tokens, step.positions, step.slots, step.starts, step.lengths, step.blocks)
+    arrays = [np.ascontiguousarray(a, np.int32) for a in (*given, step.rows)]
+    tokens, positions, slots, starts, lengths, blocks, rows = [a.shape for a in arrays]
     fits = (
-        0 < count <= runner.max_tokens
-        and positions.shape == slots.shape == (count,)
-        and lengths.shape == (sequences,)
-        and blocks.ndim == 2
-        and len(blocks) == sequences
-        and starts[0] == 0
-        and starts[-1] == count
-        and bool((np.diff(starts) > 0).all())
-        and _within(tokens, runner.vocab_size)
-        and _within(slots, runner.blocks * runner.block_size)
-        and _within(rows, count)
-        and _within(blocks, runner.blocks)
-        and bool((positions[starts[:-1]] >= 0).all())
-        and bool((positions[starts[1:] - 1] == lengths - 1).all())
-        and bool((lengths <= blocks.shape[1] * runner.block_size).all())
+        len(tokens) == len(rows) == 1
+        and positions == slots == tokens
+        and starts == (lengths[0] + 1,)
+        and blocks == (lengths[0], *blocks[1:2])
     )
     if not fits:
-        raise internal("the arrays of a step do not belong together")
+        raise _unfit()
     return arrays
 
 
-def _within(indices: Ints, end: int) -> bool:
-    return not len(indices) or (int(indices.min()) >= 0 and int(indices.max()) < end)
+def _unfit() -> NaiadError:
+    return internal("the arrays of a step do not belong together")

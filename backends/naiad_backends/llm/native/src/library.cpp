@@ -1,4 +1,4 @@
-// The functions that library.py calls. Arguments have been checked there.
+// The functions that library.py calls. Arguments have been checked there, but for those of a step.
 #include "model.h"
 
 using namespace naiad;
@@ -67,7 +67,9 @@ int naiad_choose(Model* model, const float* logits, int vocab, int rows, const W
     return guarded([&] { model->choose(logits, vocab, rows, wishes, tokens); });
 }
 
+// 2 for a step whose arrays do not belong together.
 int naiad_forward(Model* model, const Step* step, float* logits) {
+    if (!model->fits(*step)) return 2;
     return guarded([&] { model->forward(*step, logits); });
 }
 }

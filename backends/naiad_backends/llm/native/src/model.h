@@ -24,7 +24,7 @@ struct Config {
 // Step of runner.py.
 struct Step {
     int tokens, sequences, width, rows;
-    const int32_t *ids, *positions, *slots, *starts, *blocks, *wanted;
+    const int32_t *ids, *positions, *slots, *starts, *lengths, *blocks, *wanted;
 };
 
 enum Norm { ATTN, POST_ATTN, MLP, POST_MLP, QUERY, KEY, NORMS };
@@ -73,6 +73,25 @@ class Model {
         pool_.run(w.blocks(), [&](int b, int) { pack(w, type, rows, row_bytes, b); });
     }
     size_t weight_bytes() const { return weights_.taken(); }
+
+    // Whether what the arrays of a step say belongs together, and every index is in bounds.
+    bool fits(const Step& s) const {
+        auto within = [](const int32_t* p, int count, int end) {
+            bool all = true;
+            for (int i = 0; i < count; i++) all &= uint32_t(p[i]) < uint32_t(end);
+            return all;
+        };
+        if (s.tokens < 1 || s.tokens > c.max_tokens || s.starts[0] || s.starts[s.sequences] != s.tokens) return false;
+        for (int i = 0; i < s.sequences; i++) {
+            int from = s.starts[i], to = s.starts[i + 1];
+            if (from >= to || to > s.tokens || s.positions[from] < 0) return false;
+            if (s.positions[to - 1] != s.lengths[i] - 1 || s.lengths[i] > s.width * c.block_size) return false;
+        }
+        for (int r = 1; r < s.rows; r++)
+            if (s.wanted[r - 1] >= s.wanted[r]) return false;
+        return within(s.ids, s.tokens, c.vocab) && within(s.slots, s.tokens, c.blocks * c.block_size) &&
+               within(s.wanted, s.rows, s.tokens) && within(s.blocks, s.sequences * s.width, c.blocks);
+    }
 
     // logits: [step.rows][vocab].
     void forward(const Step& step, float* logits) {
