@@ -4,11 +4,10 @@ from collections.abc import Iterator
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
-import transformers
+from benchmarks.llm.convert import unpacked
 from tests.unit.llm.models.stepping import Stepper, Text
 from tests.unit.llm.models.test_families import OPTIONS
 
@@ -222,56 +221,12 @@ GREEDY = [
 ]
 """What follows."""
 
-THEIRS = {
-    "attn_norm": "input_layernorm",
-    "mlp_norm": "post_attention_layernorm",
-    "q": "self_attn.q_proj",
-    "k": "self_attn.k_proj",
-    "v": "self_attn.v_proj",
-    "o": "self_attn.o_proj",
-    "gate": "mlp.gate_proj",
-    "up": "mlp.up_proj",
-    "down": "mlp.down_proj",
-    "embed": "model.embed_tokens",
-    "norm": "model.norm",
-}
-
 
 @pytest.fixture(scope="module")
 def checkpoint(example_repository: Path) -> Iterator[Checkpoint]:
     threads = torch.get_num_threads()
     yield open_checkpoint(example_repository / "smollm2" / "1")
     torch.set_num_threads(threads)
-
-
-def reference(checkpoint: Checkpoint) -> Any:
-    """transformers' model with the same numbers."""
-    a = checkpoint.decoder
-    config = transformers.LlamaConfig(
-        vocab_size=a.vocab_size,
-        hidden_size=a.hidden_size,
-        intermediate_size=a.intermediate_size,
-        num_hidden_layers=len(a.layers),
-        num_attention_heads=a.num_heads,
-        num_key_value_heads=a.num_kv_heads,
-        max_position_embeddings=a.max_position,
-        rms_norm_eps=a.norm_eps,
-        rope_parameters={"rope_type": "default", "rope_theta": 100000.0},
-        tie_word_embeddings=True,
-    )
-    state = {}
-    for name in checkpoint.names():
-        layer, _, part = name.rpartition(".")
-        place = f"model.{layer}." if layer else ""
-        state[f"{place}{THEIRS[part]}.weight"] = torch.from_numpy(
-            checkpoint.weight(name).float32().copy()
-        )
-    with torch.device("meta"):
-        model = transformers.LlamaForCausalLM(config)
-    model.load_state_dict(state, strict=False, assign=True)
-    model.tie_weights()
-    model.model.rotary_emb = type(model.model.rotary_emb)(config)
-    return model.eval()
 
 
 @torch.inference_mode()
@@ -285,7 +240,7 @@ def test_greedy_text_of_200_tokens_is_that_of_transformers(checkpoint: Checkpoin
     parts = [tokens[start:end] for start, end in pairwise([0, *ends])]
     ours = torch.cat([stepper.step((text, part))[0] for part in parts])
 
-    theirs = reference(checkpoint)(torch.tensor([tokens])).logits[0]
+    theirs = unpacked(checkpoint)(torch.tensor([tokens])).logits[0]
 
     torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=2e-3)
     assert theirs[len(PROMPT) - 1 :].argmax(-1).tolist() == GREEDY
