@@ -176,7 +176,7 @@ class Embedder(EngineInstance):
             self._last_number += 1
             self._texts[self._last_number] = work, row
             work.waiting.add(self._last_number)
-            self._engine.send(Pool(self._last_number, list(tokens)))
+            self._process.send(Pool(self._last_number, list(tokens)))
 
     # -- the way back
 
@@ -227,7 +227,7 @@ class Embedder(EngineInstance):
         for number in work.waiting:
             del self._texts[number]
         if work.waiting:
-            self._engine.send(Abort(sorted(work.waiting)))
+            self._process.send(Abort(sorted(work.waiting)))
         self._answer(work, response)
 
     def _cancel(self, work: _Work) -> None:

@@ -203,7 +203,7 @@ class LlmInstance(EngineInstance):
             limit = add.sampling.max_tokens
             text = _Text(add.number, work, answer, choice, len(tokens), limit)
             self._texts[add.number] = work.texts[add.number] = text
-            self._engine.send(add)
+            self._process.send(add)
 
     def _enter_tokens(self, tokens: int) -> None:
         try:
@@ -349,7 +349,7 @@ class LlmInstance(EngineInstance):
     def _abort(self) -> None:
         """Tell the engine of the texts that it can stop."""
         if self._aborted:
-            self._engine.send(Abort(self._aborted))
+            self._process.send(Abort(self._aborted))
             self._aborted = []
 
     def _lose(self, error: NaiadError) -> None:

@@ -1,16 +1,14 @@
 """A loaded model that writes or embeds text: its tokens, and the instances that share them."""
 
-import asyncio
+import itertools
 import os
-from abc import abstractmethod
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
-from naiad_backends.api import Model, ModelSpec, Placement
-from naiad_backends.errors import NaiadError
+from naiad_backends.api import ModelSpec, Placement
+from naiad_backends.child.model import ChildModel
 from naiad_backends.llm.checkpoint.architecture import Encoder
 from naiad_backends.llm.checkpoint.weights import Checkpoint
 from naiad_backends.llm.embedder import Embedder
@@ -25,75 +23,35 @@ from naiad_backends.llm.text.tools import ModelText
 from naiad_backends.services import Services
 
 
-class EngineModel(Model):
+class EngineModel(ChildModel[EngineInstance]):
     """Its instances have an engine each."""
 
     def __init__(
         self, services: Services, spec: ModelSpec, start: Start, checkpoint: Checkpoint
     ) -> None:
         """start: what an engine begins with; its device is that of placements of the kind MODEL.
-        checkpoint: of the same model.
-
-        All engines of the placements are started at once; `instance` waits for one.
-        """
-        self._services = services
+        checkpoint: of the same model."""
         self._name = spec.name
         devices = [_device(placement, start.device) for placement in spec.placements]
         options = _shared(start.options, devices.count("cpu"))
         self._start = msgspec.structs.replace(start, options=options)
         self.text = self._text = _text(checkpoint, options)
         self._prepare(checkpoint)
-        self._begun = 0
-        self._starting: dict[str, tuple[EngineInstance, Any]] = {}
-        for placement in spec.placements:
-            self._starting[placement.name] = self._begin(placement)
+        super().__init__(services, spec.placements)
 
     def _prepare(self, checkpoint: Checkpoint) -> None:
         """Read what the instances need to know, before the first one."""
 
-    @abstractmethod
-    def _made(self, placement: Placement, start: Start, number: int) -> EngineInstance:
-        """A new instance, on the event loop. number: counts them."""
-
-    def _begin(self, placement: Placement) -> tuple[EngineInstance, Any]:
-        device = _device(placement, self._start.device)
-        number, self._begun = self._begun, self._begun + 1
-
-        async def begin() -> EngineInstance:
-            start = msgspec.structs.replace(self._start, device=device)
-            return self._made(placement, start, number)
-
-        loop = self._services.loop
-        instance = asyncio.run_coroutine_threadsafe(begin(), loop).result()
-        return instance, asyncio.run_coroutine_threadsafe(instance.start(), loop)
-
-    def instance(self, placement: Placement) -> EngineInstance:
-        """Raises the engine's own error, INTERNAL if its process does not start."""
-        instance, starting = (
-            self._starting.pop(placement.name)
-            if placement.name in self._starting
-            else self._begin(placement)
-        )
-        try:
-            starting.result()
-        except NaiadError as error:
-            instance.close()
-            error.message = f"instance '{placement.name}': {error.message}"
-            raise
-        return instance
-
-    def close(self) -> None:
-        """End the engines that nobody has asked for."""
-        for instance, starting in self._starting.values():
-            starting.cancel()
-            instance.close()
-        self._starting.clear()
+    def _start_of(self, placement: Placement) -> Start:
+        """What the engine of an instance begins with."""
+        return msgspec.structs.replace(self._start, device=_device(placement, self._start.device))
 
 
 class LlmModel(EngineModel):
     """One that writes text."""
 
     def _prepare(self, checkpoint: Checkpoint) -> None:
+        self._numbers = itertools.count()
         tokenizer, options = self._text.tokenizer, self._start.options
         self._limits = Limits(
             vocab_size=min(checkpoint.decoder.vocab_size, tokenizer.vocab_size),
@@ -104,7 +62,8 @@ class LlmModel(EngineModel):
             encode=lambda text: tokenizer.encode(text, False),
         )
 
-    def _made(self, placement: Placement, start: Start, number: int) -> EngineInstance:
+    def _made(self, placement: Placement) -> EngineInstance:
+        start, number = self._start_of(placement), next(self._numbers)
         metrics = EngineMetrics(self._services.metrics, self._name, number)
         return LlmInstance(self._services, placement, start, self._text, self._limits, metrics)
 
@@ -112,8 +71,8 @@ class LlmModel(EngineModel):
 class EmbeddingModel(EngineModel):
     """One that makes vectors."""
 
-    def _made(self, placement: Placement, start: Start, number: int) -> EngineInstance:
-        return Embedder(self._services, placement, start, self._text)
+    def _made(self, placement: Placement) -> EngineInstance:
+        return Embedder(self._services, placement, self._start_of(placement), self._text)
 
 
 def _text(checkpoint: Checkpoint, options: Options) -> ModelText:

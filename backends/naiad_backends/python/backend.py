@@ -11,8 +11,8 @@ from typing import Any
 import orjson
 
 from naiad_backends.api import Backend, Completion, Model, ModelSpec, Placement
+from naiad_backends.child.output import Output
 from naiad_backends.errors import invalid, unsupported
-from naiad_backends.output import Output
 from naiad_backends.python.environment import (
     Environment,
     beside_backend,
@@ -79,12 +79,14 @@ class PythonBackend(Backend):
         worker = WorkerProcess(
             loop,
             name,
-            environment,
             Output(loop, name),
+            environment,
+            head,
+            self._start,
             lambda *_: None,
             lambda _: ended.set(),
         )
-        said = await worker.start(head, self._start)
+        said = await worker.start()
         await ended.wait()
         return said
 

@@ -5,8 +5,8 @@ import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
+from naiad_backends.child.output import Voice
 from naiad_backends.errors import NaiadError, invalid
-from naiad_backends.output import Voice
 from naiad_backends.services import Services
 
 _LEVELS = {

@@ -1,49 +1,29 @@
-"""An instance of a model in a process of its own: batches there and back, and a new process when
-one has died.
+"""An instance of a model in a process of its own: batches there and back.
 
 Lives on the event loop. How a process is started and spoken to is `process`'s matter, what models
 ask of the server `beside`'s.
 """
 
 import asyncio
-import concurrent.futures
-import contextlib
-import logging
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
 import orjson
 
-from naiad_backends.api import (
-    Done,
-    Execution,
-    InstanceState,
-    ModelSpec,
-    Placement,
-    RemoteInstance,
-    Request,
-    Responder,
-    Response,
-)
-from naiad_backends.backoff import Backoff
-from naiad_backends.errors import NaiadError, internal, unavailable
-from naiad_backends.output import Output
+from naiad_backends.api import Done, InstanceState, ModelSpec, Placement, Request, Responder
+from naiad_backends.child.instance import ChildInstance
+from naiad_backends.errors import NaiadError, internal
 from naiad_backends.python.batches import Batch, Batches
 from naiad_backends.python.beside import Beside
 from naiad_backends.python.environment import Environment
 from naiad_backends.python.process import WorkerProcess
-from naiad_backends.python.runtime import heads
 from naiad_backends.python.runtime.blocks import Pool
 from naiad_backends.python.runtime.frames import Kind
 from naiad_backends.python.runtime.parcel import Packer
 from naiad_backends.python.wire import Reader, Writer
 from naiad_backends.services import Services
-
-logger = logging.getLogger(__name__)
-
-T = TypeVar("T")
 
 _QUICK_NS = 1_000_000
 _AHEAD = 16
@@ -52,13 +32,8 @@ _AHEAD = 16
 _LARGE = 1_048_576
 """Bytes whose copy is made beside the event loop."""
 
-_OF_STREAMS = (heads.STREAM, heads.AGAIN)
-_OF_OTHERS = (heads.OUTPUTS, heads.ERROR, heads.AGAIN, heads.LATER)
-"""What may become of a request, by whether the model is decoupled."""
-
 _SOON_SECONDS = 1.0
 _OPINION_SECONDS = 5.0
-_ATTEMPTS = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,8 +51,10 @@ class Limits:
     idle_seconds: float = 10.0
 
 
-class ProcessInstance(RemoteInstance):
+class ProcessInstance(ChildInstance[bytes]):
     """Its methods are those of the contract; `start` comes first."""
+
+    _process: WorkerProcess
 
     def __init__(
         self,
@@ -89,29 +66,19 @@ class ProcessInstance(RemoteInstance):
         limits: Limits,
     ) -> None:
         """head: what the worker begins with."""
-        self.name = placement.name
+        super().__init__(services, placement)
         self._services = services
-        self._loop = services.loop
         self._spec = spec
         self._environment = environment
         self._head = head
         self._limits = limits
         self._writer = Writer(spec)
         self._reader = Reader(spec)
-        self._output = Output(self._loop, placement.name)
-        self._backoff = Backoff(_ATTEMPTS)
-        self._state = InstanceState.DOWN
-        self._trouble = "it has not been started"
-        self._listeners: list[Callable[[], None]] = []
         self._average_ns = 0.0
-        self._serving = False
-        self._closing = False
-        self._restarting: asyncio.Task[None] | None = None
         self._opinion = False
-        self._new_worker()
+        self._process = self._new_process()
 
-    def _new_worker(self) -> None:
-        """All that belongs to one process and ends with it."""
+    def _new_process(self) -> WorkerProcess:
         self._batches = Batches(self._reader, self._ended)
         self._heads: list[tuple[int, Any]] = []
         self._packer = Packer()
@@ -120,61 +87,35 @@ class ProcessInstance(RemoteInstance):
         self._watchdog: asyncio.TimerHandle | None = None
         requests = self._batches.requests
         self._beside = Beside(self._services, self._spec.name, self.name, self, requests)
-        self._process = WorkerProcess(
+        process = WorkerProcess(
             self._loop,
             self.name,
-            self._environment,
             self._output,
+            self._environment,
+            self._head,
+            self._limits.start_seconds,
             self._beside.take,
-            self._died,
+            self._gone,
+            self._limits.stop_seconds,
         )
-        self._pool = Pool(self._process.announce)
-        self._beside.connect(self._process, self._pool)
+        process.work = self._take
+        self._pool = Pool(process.announce)
+        self._beside.connect(process, self._pool)
+        return process
 
-    # -- the beginning
+    def _soon(self, wait: float) -> bool:
+        return wait <= _SOON_SECONDS
 
-    async def start(self) -> None:
-        """Start the worker and wait until the model is ready. Raises the model's error."""
-        self._process.work = self._take
-        ready = await self._process.start(self._head, self._limits.start_seconds)
-        if self._process.end:
-            # Before this task went on.
-            raise internal(f"worker '{self.name}' has ended: {self._process.end}")
+    def _ready(self, ready: bytes) -> None:
         self._opinion = bool(orjson.loads(ready)[0])
-        self._backoff.started(self._loop.time())
-        self._serving = True
         self._tidying = self._loop.call_later(self._limits.tidy_seconds, self._tidy)
-        self._become(InstanceState.READY, "")
-
-    def _become(self, state: InstanceState, trouble: str) -> None:
-        self._state, self._trouble = state, trouble
-        self._tell()
-
-    def _tell(self) -> None:
-        for listener in self._listeners:
-            listener()
 
     # -- the contract
-
-    @property
-    def state(self) -> InstanceState:
-        return self._state
 
     @property
     def window(self) -> int:
         quick = 0 < self._average_ns < _QUICK_NS
         return (_AHEAD if quick else 1) + self._batches.deferred
-
-    @property
-    def pid(self) -> int:
-        """Of the worker's process."""
-        return self._process.pid
-
-    def watch(self, listener: Callable[[], None]) -> None:
-        self._listeners.append(listener)
-
-    def trouble(self) -> str:
-        return self._trouble
 
     async def unready(self) -> str:
         if self._trouble or not self._opinion:
@@ -326,96 +267,17 @@ class ProcessInstance(RemoteInstance):
 
     # -- the end of a process
 
-    def _died(self, reason: str) -> None:
-        serving, self._serving = self._serving, False
-        batches = self._batches
-        self._clear()
-        if not serving:
-            # `start` tells its caller.
-            return
-        wait = self._backoff.next(self._loop.time())
-        soon = wait <= _SOON_SECONDS and not self._closing
-        # Before the ends of batches are told, so that nobody sends one here.
-        self._state = InstanceState.RESTARTING if soon else InstanceState.DOWN
-        text = f"the worker of '{self.name}' has ended: {reason}"
-        batches.lose(unavailable(text, hint="try again"))
-        if not self._closing:
-            logger.error("%s", text)
-            self.restarts += 1
-            self._restarting = self._loop.create_task(self._restart(wait))
-        self._become(self._state, f"its worker has ended: {reason}")
-
-    def _clear(self) -> None:
+    def _gone(self, reason: str) -> None:
         for timer in (self._tidying, self._watchdog):
             if timer is not None:
                 timer.cancel()
         self._beside.close()
-        self._batches = Batches(self._reader, self._ended)
+        self._died(reason)
+
+    def _lose(self, error: NaiadError) -> None:
+        batches, self._batches = self._batches, Batches(self._reader, self._ended)
         self._heads, self._packer = [], Packer()
-
-    async def _restart(self, wait: float) -> None:
-        while True:
-            await asyncio.sleep(wait)
-            try:
-                self._new_worker()
-                await self.start()
-                logger.info("the worker of '%s' serves again", self.name)
-                return
-            except (NaiadError, OSError) as error:
-                # An OSError is of the server's own lack, such as of descriptors.
-                self._backoff.failed()
-                if self._backoff.exhausted:
-                    text = f"its worker failed to start {_ATTEMPTS} times: {error}"
-                    logger.error("'%s' stays down: %s", self.name, text)
-                    self._become(InstanceState.DOWN, text)
-                    return
-                wait = self._backoff.next(self._loop.time())
-                logger.error("'%s': %s; next attempt in %g s", self.name, error, wait)
-                self._become(InstanceState.DOWN, f"its worker fails to start: {error}")
-
-    def close(self) -> None:
-        """End the worker behind the work that it has. Not on the event loop."""
-        _wait(self._loop, self._close())
-
-    async def _close(self) -> None:
-        self._closing = True
-        if self._restarting is not None:
-            self._restarting.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._restarting
-        await self._process.stop(self._limits.stop_seconds)
-
-    # -- for callers on other threads
-
-    def execute(self, requests: Sequence[Request]) -> Execution:
-        """The same as `begin`, but waits."""
-        result = self._begin_and_wait(requests, ())
-        if result is None:
-            raise unavailable(f"'{self.name}' cannot run now: {self._trouble}")
-        if isinstance(result, NaiadError):
-            raise result
-        return result
-
-    def stream(self, request: Request, responder: Responder) -> None:
-        """The same for a decoupled model; waits until the next request may come."""
-        result = self._begin_and_wait((request,), (responder,))
-        if result is None:
-            raise unavailable(f"'{self.name}' cannot run now: {self._trouble}")
-        if isinstance(result, NaiadError):
-            responder.send(Response(error=result), True)
-
-    def _begin_and_wait(
-        self, requests: Sequence[Request], responders: Sequence[Responder]
-    ) -> Execution | NaiadError | None:
-        result: concurrent.futures.Future[Execution | NaiadError | None] = (
-            concurrent.futures.Future()
-        )
-        self._loop.call_soon_threadsafe(self.begin, requests, responders, result.set_result)
-        return result.result()
-
-
-def _wait(loop: asyncio.AbstractEventLoop, work: Coroutine[Any, Any, T]) -> T:
-    return asyncio.run_coroutine_threadsafe(work, loop).result()
+        batches.lose(error)
 
 
 def _no_memory(error: OSError) -> NaiadError:

@@ -1,6 +1,5 @@
 """A loaded `model.py`: where its instances run, and what they begin with."""
 
-import asyncio
 import itertools
 import json
 import logging
@@ -9,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from naiad_backends.api import Instance, Model, ModelSpec, Placement
-from naiad_backends.errors import NaiadError, invalid
+from naiad_backends.child.model import ChildModel
+from naiad_backends.errors import invalid
 from naiad_backends.python.environment import Environment
 from naiad_backends.python.instance import Limits, ProcessInstance
 from naiad_backends.python.local import LocalLink
@@ -39,7 +39,7 @@ def arguments(spec: ModelSpec, placement: Placement) -> dict[str, str]:
     }
 
 
-class ProcessModel(Model):
+class ProcessModel(ChildModel[ProcessInstance]):
     """Its instances have a process each."""
 
     def __init__(
@@ -51,60 +51,29 @@ class ProcessModel(Model):
         limits: Limits,
         strict: bool,
     ) -> None:
-        """file: the author's.  strict: outputs that the configuration does not promise are errors.
-
-        All workers of the placements are started at once; `instance` waits for one.
-        """
-        self._services = services
+        """file: the author's.
+        strict: outputs that the configuration does not promise are errors."""
         self._spec = spec
         self._file = file
         self._environment = environment
         self._limits = limits
         self._strict = strict
-        self._starting: dict[str, tuple[ProcessInstance, Any]] = {}
-        for placement in spec.placements:
-            self._starting[placement.name] = self._begin(placement)
+        super().__init__(services, spec.placements)
 
-    def _begin(self, placement: Placement) -> tuple[ProcessInstance, Any]:
-        async def begin() -> ProcessInstance:
-            head = {
-                "complete": False,
-                "file": str(self._file),
-                "version": str(self._spec.path),
-                "args": arguments(self._spec, placement),
-                "decoupled": self._spec.decoupled,
-                "outputs": output_specs(self._spec),
-                "hidden": [output.name for output in self._spec.server_outputs],
-                "strict_outputs": self._strict,
-            }
-            return ProcessInstance(
-                self._services, self._spec, placement, self._environment, head, self._limits
-            )
-
-        loop = self._services.loop
-        instance = asyncio.run_coroutine_threadsafe(begin(), loop).result()
-        return instance, asyncio.run_coroutine_threadsafe(instance.start(), loop)
-
-    def instance(self, placement: Placement) -> ProcessInstance:
-        """Raises INVALID_ARG with the model's own error, INTERNAL if its process does not start."""
-        instance, starting = (
-            self._starting.pop(placement.name)
-            if placement.name in self._starting
-            else self._begin(placement)
+    def _made(self, placement: Placement) -> ProcessInstance:
+        head = {
+            "complete": False,
+            "file": str(self._file),
+            "version": str(self._spec.path),
+            "args": arguments(self._spec, placement),
+            "decoupled": self._spec.decoupled,
+            "outputs": output_specs(self._spec),
+            "hidden": [output.name for output in self._spec.server_outputs],
+            "strict_outputs": self._strict,
+        }
+        return ProcessInstance(
+            self._services, self._spec, placement, self._environment, head, self._limits
         )
-        try:
-            starting.result()
-        except NaiadError as error:
-            error.message = f"instance '{placement.name}': {error.message}"
-            raise
-        return instance
-
-    def close(self) -> None:
-        """End the workers that nobody has asked for."""
-        for instance, starting in self._starting.values():
-            starting.cancel()
-            instance.close()
-        self._starting.clear()
 
 
 class ThreadModel(Model):

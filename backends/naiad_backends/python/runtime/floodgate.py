@@ -3,7 +3,7 @@
 import threading
 import time
 
-from naiad_backends.lines import Gate, clipped, weight
+from naiad_backends.child.lines import Gate, clipped, weight
 
 
 class Floodgate:

@@ -1,6 +1,6 @@
 """What a worker may log before its server hears of it."""
 
-from naiad_backends.lines import LONGEST, clipped
+from naiad_backends.child.lines import LONGEST, clipped
 from naiad_backends.python.runtime.floodgate import Floodgate
 
 

@@ -1,17 +1,12 @@
-"""The server's end of a socket to a worker: messages there and back, without waiting for either.
+"""The server's end of a socket to a child: bytes there and back, without waiting for either.
 
-Lives on the event loop. Knows nothing of what messages mean.
+Lives on the event loop. Knows no messages.
 """
 
 import asyncio
 import socket
 from collections import deque
 from collections.abc import Callable
-
-from naiad_backends.python.runtime.frames import Frames
-
-Take = Callable[[int, bytes, bytearray, int], None]
-"""Takes a message from the worker: kind, head, data, block."""
 
 READ = 262_144
 READ_LITTLE = 32_768
@@ -20,31 +15,36 @@ must not keep the event loop from others."""
 
 
 class Channel:
-    """One of them. `other` is the worker's end, until it has it."""
+    """One of them. `other` is the child's end, until it has it."""
 
     def __init__(
         self,
         loop: asyncio.AbstractEventLoop,
-        take: Take,
+        take: Callable[[bytes], None],
         ended: Callable[[], None],
         broken: Callable[[Exception], None],
         at_once: int,
     ) -> None:
-        """ended: called when the other end is closed.  broken: when a message cannot be taken.
+        """take: takes what has come in, and raises for what it cannot take.
+        ended: called when the other end is closed.  broken: called with what `take` has raised.
         Nothing is read after either.  at_once: bytes that are read in one turn of the loop."""
-        self.socket, self.other = socket.socketpair()
-        self.socket.setblocking(False)
+        self.other: socket.socket
+        self._socket, self.other = socket.socketpair()
+        self._socket.setblocking(False)
         self._loop = loop
         self._take = take
         self._ended = ended
         self._broken = broken
         self._at_once = at_once
-        self._reading = True
-        self._frames = Frames()
+        self._reading = False
         self._out: deque[bytes] = deque()
         self._flushing = False
         self._open = True
-        loop.add_reader(self.socket.fileno(), self.read)
+
+    def listen(self) -> None:
+        """Take what comes in from now on."""
+        self._reading = True
+        self._loop.add_reader(self._socket.fileno(), self.read)
 
     def write(self, message: bytes) -> None:
         """Send with what else is said in this turn of the loop."""
@@ -66,7 +66,7 @@ class Channel:
         data = self._out.popleft() if len(self._out) == 1 else b"".join(self._out)
         self._out.clear()
         try:
-            sent = self.socket.send(data)
+            sent = self._socket.send(data)
         except (BlockingIOError, InterruptedError):
             sent = 0
         except OSError:
@@ -74,12 +74,12 @@ class Channel:
             return
         if sent < len(data):
             self._out.append(data[sent:])
-            self._loop.add_writer(self.socket.fileno(), self._go_on)
+            self._loop.add_writer(self._socket.fileno(), self._go_on)
         else:
             self._flushing = False
 
     def _go_on(self) -> None:
-        self._loop.remove_writer(self.socket.fileno())
+        self._loop.remove_writer(self._socket.fileno())
         self._flush()
 
     def read(self) -> bool:
@@ -87,7 +87,7 @@ class Channel:
         if not self._reading:
             return False
         try:
-            data = self.socket.recv(self._at_once)
+            data = self._socket.recv(self._at_once)
         except (BlockingIOError, InterruptedError):
             return False
         except OSError:
@@ -97,8 +97,7 @@ class Channel:
             self._ended()
             return False
         try:
-            for message in self._frames.feed(data):
-                self._take(*message)
+            self._take(data)
         except Exception as error:
             self._read_no_more()
             self._broken(error)
@@ -107,12 +106,12 @@ class Channel:
     def _read_no_more(self) -> None:
         if self._reading:
             self._reading = False
-            self._loop.remove_reader(self.socket.fileno())
+            self._loop.remove_reader(self._socket.fileno())
 
     def close(self) -> None:
         if self._open:
             self._open = False
             self._read_no_more()
-            self._loop.remove_writer(self.socket.fileno())
-            self.socket.close()
+            self._loop.remove_writer(self._socket.fileno())
+            self._socket.close()
             self.other.close()

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable
 from functools import partial
 
-from naiad_backends.lines import Gate, Lines, clipped, weight
+from naiad_backends.child.lines import Gate, Lines, clipped, weight
 
 _READ = 4_096
 _SKIP = 65_536

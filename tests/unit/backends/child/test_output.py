@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from naiad_backends.output import Output, Voice
+from naiad_backends.child.output import Output, Voice
 
 
 async def printed(name: str, *chunks: bytes) -> None:

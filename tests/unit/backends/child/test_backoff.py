@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from naiad_backends.backoff import FIRST, LONGEST, QUIET, Backoff
+from naiad_backends.child.backoff import FIRST, LONGEST, QUIET, Backoff
 
 
 def test_waits_double_up_to_the_longest() -> None:

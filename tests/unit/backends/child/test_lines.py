@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from naiad_backends.lines import LIMIT, Gate, Lines
+from naiad_backends.child.lines import LIMIT, Gate, Lines
 
 
 def read(*chunks: bytes) -> list[str]:
