@@ -94,6 +94,11 @@ class TextTools(ABC):
     def encode(self, text: str, add_special_tokens: bool = True) -> Sequence[int]:
         """The tokens of a text."""
 
+    def exceeds(self, text: str, tokens: int) -> bool:
+        """Whether a text has more than so many tokens. May be False for one that has: this is to
+        refuse at once what is far too long, and makes no tokens."""
+        return False
+
     @abstractmethod
     def render(self, chat: Mapping[str, Any]) -> str:
         """The prompt that the template makes of a chat; `chat` is what the input CHAT holds."""

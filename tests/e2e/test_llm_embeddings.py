@@ -139,6 +139,8 @@ def test_a_text_that_is_too_long_is_refused_or_cut(server: ServerProcess, refere
         given = [text_input(module, ["short", LONG])]
         with pytest.raises(InferenceServerException, match=r"962 tokens.*1 to 512"):
             client.infer(MODEL, given)
+        with pytest.raises(InferenceServerException, match=r"more than 512 tokens.*1 to 512"):
+            client.infer(MODEL, [text_input(module, ["short", LONG * 1_000])])
         cut = client.infer(MODEL, given, parameters={"truncate_prompt_tokens": -1})
         assert cut.as_numpy("num_input_tokens")[1] == 512
         np.testing.assert_allclose(cut.as_numpy("embedding")[1], reference(LONG), atol=1e-5)

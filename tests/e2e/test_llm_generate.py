@@ -217,6 +217,10 @@ def test_the_room_of_the_context(server: ServerProcess) -> None:
     reply = post(server, "smollm2", "generate", {"text_input": "sea " * 2_000})
     assert reply.status == 400
     assert "2001" in reply.json()["error"] and "1024" in reply.json()["error"]
+    # One that is far too long is refused before it is tokens.
+    reply = post(server, "smollm2", "generate", {"text_input": "sea " * 2_000_000})
+    assert reply.status == 400
+    assert "the prompt has more than 1024 tokens" in reply.json()["error"]
     wish = greedy(truncate_prompt_tokens=-1, max_tokens=5)
     assert generate(server, "sea " * 2_000, **wish, **ALL)["num_input_tokens"] == 1_023
 

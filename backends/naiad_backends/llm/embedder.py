@@ -112,8 +112,8 @@ class Embedder(EngineInstance):
     def _encoded(self, request: Request) -> Sequence[Sequence[int]] | NaiadError:
         """The tokens of each text, or what is wrong with one. On any thread."""
         try:
-            tokens = self._tokens(request)
             most = _truncation(request, self._longest)
+            tokens = self._tokens(request, most)
             return [self._fitting(text, most) for text in tokens]
         except NaiadError as error:
             return error
@@ -121,7 +121,7 @@ class Embedder(EngineInstance):
             logger.exception("a text for '%s' failed", self.name)
             return internal(f"the model failed: {type(error).__name__}: {error}")
 
-    def _tokens(self, request: Request) -> Sequence[Sequence[int]]:
+    def _tokens(self, request: Request, most: int) -> Sequence[Sequence[int]]:
         if len(request.inputs) != 1:
             raise invalid(
                 "give either texts or tokens",
@@ -144,6 +144,8 @@ class Embedder(EngineInstance):
             raise invalid(
                 f"byte {error.start} is not UTF-8: {error.reason}", field=generation.TEXT_INPUT
             ) from error
+        if most > self._longest and any(self._text.exceeds(text, self._longest) for text in texts):
+            raise self._wrong_length(f"more than {self._longest}")
         return self._text.tokenizer.encode_batch(texts)
 
     def _fitting(self, tokens: Sequence[int], most: int) -> Sequence[int]:
@@ -155,12 +157,15 @@ class Embedder(EngineInstance):
                 end += 1
             tokens = [*tokens[: most - end], *tokens[len(tokens) - end :]]
         if not 0 < len(tokens) <= self._longest:
-            raise invalid(
-                f"a text has {len(tokens)} tokens, and the model takes 1 to {self._longest}",
-                field=generation.TEXT_INPUT,
-                hint=f"shorten it, or set {_TRUNCATE} to -1",
-            )
+            raise self._wrong_length(len(tokens))
         return tokens
+
+    def _wrong_length(self, count: int | str) -> NaiadError:
+        return invalid(
+            f"a text has {count} tokens, and the model takes 1 to {self._longest}",
+            field=generation.TEXT_INPUT,
+            hint=f"shorten it, or set {_TRUNCATE} to -1",
+        )
 
     def _send(self, work: _Work, texts: Sequence[Sequence[int]] | NaiadError) -> None:
         if work.ended:

@@ -27,7 +27,6 @@ from naiad_backends.api import (
     Response,
 )
 from naiad_backends.errors import NaiadError, QueueFull, internal, invalid, unavailable
-from naiad_backends.generation import TextTools
 from naiad_backends.llm import parameters, prompt
 from naiad_backends.llm.answers import Answer, Facts, StreamedAnswer, flag_of, text_of, wanted
 from naiad_backends.llm.choices import Choice
@@ -127,11 +126,13 @@ class LlmInstance(EngineInstance):
         work = _Work(request, responder, wishes, given, time.perf_counter())
         self._enter(wishes.n)
         request.on_cancel = partial(self._cancel, work)
+        cut = wishes.truncate is not None
+        encode = partial(given.encode, self._tools, self._longest, cut)
         if given.long:
-            encoding = self._loop.run_in_executor(None, given.encode, self._tools)
-            encoding.add_done_callback(partial(self._encoded, work))
+            encoding = self._loop.run_in_executor(None, encode)
+            encoding.add_done_callback(lambda done: self._begin_work(work, done.result))
         else:
-            self._begin_work(work, given.encode)
+            self._begin_work(work, encode)
 
     def _enter(self, texts: int) -> None:
         try:
@@ -144,15 +145,12 @@ class LlmInstance(EngineInstance):
     def _retry_after_s(self) -> int:
         return max(math.ceil(self._usual_seconds), 1)
 
-    def _encoded(self, work: _Work, encoding: "asyncio.Future[Sequence[int]]") -> None:
-        self._begin_work(work, lambda tools: encoding.result())
-
-    def _begin_work(self, work: _Work, encode: Callable[[TextTools], Sequence[int]]) -> None:
+    def _begin_work(self, work: _Work, encode: Callable[[], Sequence[int]]) -> None:
         """Its prompt is tokens, or cannot be."""
         if work.ended:
             return
         try:
-            tokens = self._fitting(work.wishes, encode(self._tools))
+            tokens = self._fitting(work.wishes, encode())
             self._send(work, tokens)
         except NaiadError as error:
             self._fail(work, error)
@@ -166,12 +164,7 @@ class LlmInstance(EngineInstance):
             most = self._longest - 1
             tokens = tokens[-(most if wishes.truncate < 0 else wishes.truncate) :]
         if len(tokens) >= self._longest:
-            raise invalid(
-                f"the prompt has {len(tokens)} tokens, and the model takes {self._longest} tokens"
-                " of prompt and answer together",
-                field="prompt",
-                hint="shorten it, or set truncate_prompt_tokens",
-            )
+            raise prompt.too_long(len(tokens), self._longest)
         return tokens
 
     def _send(self, work: _Work, tokens: Sequence[int]) -> None:

@@ -8,7 +8,7 @@ import orjson
 
 from naiad_backends import generation
 from naiad_backends.api import Request
-from naiad_backends.errors import invalid
+from naiad_backends.errors import NaiadError, invalid
 from naiad_backends.generation import TextTools
 from naiad_backends.llm.answers import text_of
 
@@ -32,11 +32,17 @@ class Prompt:
         """Whether `encode` may take milliseconds. A template may do anything."""
         return self.chat is not None or len(self.text) > _LONG
 
-    def encode(self, tools: TextTools) -> Sequence[int]:
-        """Its tokens, at least one. Raises INVALID_ARG. On any thread."""
+    def encode(self, tools: TextTools, longest: int, cut: bool) -> Sequence[int]:
+        """Its tokens, at least one. Raises INVALID_ARG. On any thread.
+
+        longest: of prompt and answer; a text that is far longer is refused before it is tokens,
+        unless they are to be cut.
+        """
         if self.chat is not None:
             self.text = tools.render(self.chat)
         if self.tokens is None:
+            if not cut and tools.exceeds(self.text, longest):
+                raise too_long(f"more than {longest}", longest)
             self.tokens = tools.encode(self.text, self.special)
         if not len(self.tokens):
             raise invalid("the prompt is empty", field=self._field)
@@ -53,6 +59,16 @@ class Prompt:
         if self.chat is not None:
             return generation.CHAT
         return generation.TEXT_INPUT if self.text else generation.INPUT_IDS
+
+
+def too_long(count: int | str, longest: int) -> NaiadError:
+    """The error for a prompt of so many tokens."""
+    return invalid(
+        f"the prompt has {count} tokens, and the model takes {longest} tokens of prompt and answer"
+        " together",
+        field="prompt",
+        hint="shorten it, or set truncate_prompt_tokens",
+    )
 
 
 def read(request: Request, vocab_size: int, special: bool) -> Prompt:

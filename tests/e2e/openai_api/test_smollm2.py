@@ -225,6 +225,8 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "a bias for a token that is none": ({"logit_bias": {"1000000": 1}}, "logit_bias"),
     "no token allowed": ({"extra_body": {"stop_token_ids": [10**6]}}, "stop_token_ids"),
     "too long": ({"prompt": "a " * 10_000}, "prompt"),
+    "far too long": ({"prompt": "a " * 4_000_000}, "prompt"),
+    "far too long to echo": ({"prompt": "a " * 4_000_000, "echo": True, "logprobs": 1}, "prompt"),
 }
 
 

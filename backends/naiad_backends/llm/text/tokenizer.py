@@ -1,28 +1,15 @@
-"""A model's tokenizer: text to tokens and back, and the bytes of each token.
+"""A model's tokenizer: text to tokens and back.
 
 Wraps the `tokenizers` library. Knows nothing of files; `open_tokenizer` makes one.
 """
 
-import json
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import tokenizers
 
 from naiad_backends.errors import invalid
-
-
-def _bytes_of_characters() -> dict[str, int]:
-    """How byte-level vocabularies spell bytes: printable Latin-1 as it is, others from 256 on."""
-    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    others = [byte for byte in range(256) if byte not in set(printable)]
-    return {chr(byte): byte for byte in printable} | {
-        chr(256 + place): byte for place, byte in enumerate(others)
-    }
-
-
-BYTES = _bytes_of_characters()
-"""The byte that a character of a byte-level vocabulary stands for."""
+from naiad_backends.llm.text.glance import glance_of
+from naiad_backends.llm.text.spelling import Spelling
 
 
 class Tokenizer:
@@ -31,6 +18,7 @@ class Tokenizer:
     specials: the texts of `bos_token`, `eos_token` and the like, for chat templates.
     eos: the tokens that end a text, as far as the tokenizer knows.
     vocab_size: one more than the largest token.
+    exceeds: whether a text has too many tokens for sure, which costs next to nothing.
     Concurrency: any thread may call it.
     """
 
@@ -45,7 +33,9 @@ class Tokenizer:
         added = library.get_added_tokens_decoder()
         self.special_ids = frozenset(token for token, what in added.items() if what.special)
         # Numbers may be left out: of tokens with one spelling only one is found.
-        self.vocab_size = max(library.get_vocab().values(), default=-1) + 1
+        vocabulary = library.get_vocab()
+        self.vocab_size = max(vocabulary.values(), default=-1) + 1
+        self.exceeds = glance_of(library, vocabulary)
         self.spelling = Spelling.of(library)
         self._bytes: dict[int, bytes] = {}
 
@@ -101,76 +91,3 @@ def _not_text(*texts: object) -> Exception:
     if wrong is not None:
         return invalid(f"a text must be a string, not {type(wrong).__name__}")
     return invalid("the text has half a surrogate pair, which no encoding of Unicode has")
-
-
-class Spelling:
-    """How a vocabulary spells bytes: byte by byte, or with a mark for each space.
-
-    exact: whether the bytes of a token are the same wherever it stands; else only the library
-        knows the text of tokens.
-    strips: whether a text loses the space that it begins with.
-    """
-
-    def __init__(
-        self,
-        *,
-        exact: bool,
-        byte_level: bool = False,
-        replaced: Sequence[tuple[str, str]] = (),
-        byte_tokens: bool = False,
-        strips: bool = False,
-    ) -> None:
-        self.exact = exact
-        self.strips = strips
-        self._byte_level = byte_level
-        self._replaced = replaced
-        self._byte_tokens = byte_tokens
-
-    @staticmethod
-    def of(library: tokenizers.Tokenizer) -> "Spelling":
-        """Read from the library's decoder."""
-        decoder = library.decoder
-        steps = _steps(json.loads(decoder.__getstate__())) if decoder is not None else []
-        if [step["type"] for step in steps] == ["ByteLevel"]:
-            return Spelling(exact=True, byte_level=True)
-        replaced, byte_tokens, strips, exact = [], False, False, bool(steps)
-        for step in steps:
-            match step:
-                case {"type": "Replace", "pattern": {"String": str(mark)}, "content": str(content)}:
-                    replaced.append((mark, content))
-                case {"type": "Metaspace", "replacement": str(mark), "prepend_scheme": scheme}:
-                    replaced.append((mark, " "))
-                    strips = scheme != "never"
-                case {"type": "ByteFallback"}:
-                    byte_tokens = True
-                case {"type": "Strip", "content": " ", "start": 1, "stop": 0}:
-                    strips = True
-                case {"type": "Fuse"}:
-                    pass
-                case _:
-                    exact = False
-        return Spelling(exact=exact, replaced=replaced, byte_tokens=byte_tokens, strips=strips)
-
-    def bytes_of(self, token: str) -> bytes:
-        """The bytes of a token that is spelled so."""
-        if self._byte_level:
-            try:
-                return bytes([BYTES[character] for character in token])
-            except KeyError:
-                # A token that was added to the vocabulary as it reads.
-                return token.encode()
-        if self._byte_tokens and len(token) == 6 and token.startswith("<0x") and token[5] == ">":
-            try:
-                return bytes([int(token[3:5], 16)])
-            except ValueError:
-                pass
-        for mark, content in self._replaced:
-            token = token.replace(mark, content)
-        return token.encode()
-
-
-def _steps(decoder: dict[str, Any]) -> list[dict[str, Any]]:
-    """The decoders of a sequence, flat."""
-    if decoder["type"] != "Sequence":
-        return [decoder]
-    return [step for part in decoder["decoders"] for step in _steps(part)]

@@ -11,6 +11,9 @@ from naiad_backends.generation import TextTools
 from naiad_backends.llm.text.chat import ChatTemplate
 from naiad_backends.llm.text.tokenizer import Tokenizer
 
+_SHORT = 65_536
+"""Characters of a text whose tokens are always made, so that an error can count them."""
+
 
 class ModelText(TextTools):
     """The text of one model."""
@@ -42,6 +45,9 @@ class ModelText(TextTools):
 
     def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
         return self.tokenizer.encode(text, add_special_tokens)
+
+    def exceeds(self, text: str, tokens: int) -> bool:
+        return len(text) > _SHORT and self.tokenizer.exceeds(text, tokens)
 
     def render(self, chat: Mapping[str, Any]) -> str:
         if self.template is None:

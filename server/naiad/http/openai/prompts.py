@@ -12,7 +12,7 @@ from naiad.http.openai.requests import Generation, Prompt
 from naiad.http.openai.served import gives, takes
 from naiad_backends import generation
 from naiad_backends.api import Array, ModelSpec, Request, Tensor
-from naiad_backends.errors import NaiadError, unsupported
+from naiad_backends.errors import NaiadError, invalid, unsupported
 from naiad_backends.generation import TextTools
 
 _ALWAYS = (generation.TEXT_OUTPUT, generation.FINISH_REASON, generation.STOP_REASON)
@@ -77,9 +77,9 @@ def _tokens(tools: TextTools, wish: Generation, prompt: Prompt, prepared: Prepar
     """The prompt as tokens, and what the answer shows of them."""
     if isinstance(prompt, Mapping):
         special = bool(prompt.get("add_special_tokens", False))
-        tokens = list(tools.encode(tools.render(prompt), special))
+        tokens = _encoded(tools, tools.render(prompt), special)
     elif isinstance(prompt, str):
-        tokens = list(tools.encode(prompt, wish.sampling.get("add_special_tokens", True)))
+        tokens = _encoded(tools, prompt, wish.sampling.get("add_special_tokens", True))
     else:
         tokens = prompt
     if wish.echo:
@@ -87,6 +87,18 @@ def _tokens(tools: TextTools, wish: Generation, prompt: Prompt, prepared: Prepar
         prepared.first = tools.decode(tokens[:1])
     prepared.tokens = tokens
     return tokens
+
+
+def _encoded(tools: TextTools, text: str, special: bool) -> list[int]:
+    most = tools.max_model_len
+    if tools.exceeds(text, most):
+        raise invalid(
+            f"the prompt has more than {most} tokens, which is all that the model takes for prompt"
+            " and answer together",
+            field="prompt",
+            hint="shorten it",
+        )
+    return list(tools.encode(text, special))
 
 
 def _outputs(spec: ModelSpec, wish: Generation) -> list[str]:

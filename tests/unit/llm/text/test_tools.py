@@ -42,6 +42,12 @@ def test_a_model_that_embeds_does_not_chat(smollm2: Tokenizer) -> None:
     assert not ModelText(smollm2, template, max_model_len=16, generates=False).chats
 
 
+def test_only_of_long_texts_is_said_that_they_are_too_long(text: ModelText) -> None:
+    assert not text.exceeds("sea " * 10_000, 10)
+    assert text.exceeds("sea " * 100_000, 10)
+    assert not text.exceeds("sea " * 100_000, 100_000)
+
+
 @pytest.mark.parametrize("tokens", [[-1], [1, 49152], [1 << 70]])
 def test_tokens_that_there_are_not_are_refused(text: ModelText, tokens: list[int]) -> None:
     for call in (text.decode, text.token_strings):

@@ -3,7 +3,8 @@
 from typing import Any
 
 from naiad_backends.llm.text.gguf_tokenizer import gguf_tokenizer
-from naiad_backends.llm.text.tokenizer import BYTES, Tokenizer
+from naiad_backends.llm.text.spelling import BYTES
+from naiad_backends.llm.text.tokenizer import Tokenizer
 
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)
 
