@@ -192,7 +192,7 @@ class Model {
         each(step.tokens, c.hidden, [&](int t, int) {
             float* x = row(x_, t);
             row_of(embedding_, step.ids[t], x);
-            for (int i = 0; i < c.hidden; i++) x[i] *= c.embedding_scale;
+            scale(x, c.hidden, c.embedding_scale);
         });
     }
 
@@ -330,13 +330,18 @@ class Model {
             float *k = q + queries_, *v = k + keys_;
             for (int h = 0; h < c.heads; h++) {
                 turn(q + h * d, layer, layer.norms[QUERY], t);
-                for (int i = 0; i < d; i++) q[h * d + i] *= c.attention_scale;
+                scale(q + h * d, d, c.attention_scale);
             }
             for (int h = 0; h < c.kv_heads; h++) {
                 turn(k + h * d, layer, layer.norms[KEY], t);
                 pages.write(step.slots[t], h, k + h * d, v + h * d);
             }
         });
+    }
+    static void scale(float* x, int n, float factor) {
+        int i = 0;
+        for (; i + LANES <= n; i += LANES) store(x + i, mul(naiad::load(x + i), set1(factor)));
+        for (; i < n; i++) x[i] *= factor;
     }
     void turn(float* x, const Layer& layer, const std::vector<float>& weight, int t) const {
         if (c.qk_norm) rms_norm(x, weight, c.head_dim, x);
