@@ -561,6 +561,14 @@ class RemoteInstance(StreamingInstance):
             first has its end first. None for an instance that was not READY.
         """
 
+    def refusal(self, waiting: int) -> NaiadError | None:
+        """What a request hears that no instance has room for now, if as many wait already as may;
+        None lets it wait, too. The instances of a model say the same.
+
+        waiting: how many do, for each instance.
+        """
+        return None
+
 
 class Model(ABC):
     """One loaded version of a model: what its instances share.

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import socket
 from collections.abc import Iterator
@@ -184,6 +185,46 @@ def test_an_engine_that_is_killed(server: ServerProcess) -> None:
     assert generate(server, PROMPT, max_tokens=2)["text_output"]
     eventually(lambda: at_rest(server))
     assert victim not in engines(server) and len(engines(server)) == 2
+
+
+def test_a_crowd_and_an_engine_that_is_killed(server: ServerProcess) -> None:
+    """Requests come before, while and after it is away, which is until the new one may go on. Each
+    has one outcome: an answer, or a clear refusal."""
+    seconds = re.findall(r"'tight_0_0' is loaded in ([\d.]+) s", server.log())
+    if float(seconds[-1]) > 9:
+        pytest.skip("requests do not wait for an engine that takes 10 s to load")
+    victim = engine_of(server, "tight")
+    others = engines(server)
+    rejections = {"reason": "max_num_queued_reqs"}
+    given = [
+        text_input("text_input", PROMPT),
+        text_input("sampling_parameters", json.dumps({"max_tokens": 2})),
+    ]
+    with tritonclient.grpc.InferenceServerClient(server.grpc) as client, asking(server, "tight"):
+        eventually(lambda: metric(server, "num_requests_running", "tight") == 1)
+        answers = Stream(client)
+        for _ in range(2):
+            answers.send("tight", given)
+        eventually(lambda: metric(server, "num_requests_waiting", "tight") == 2)
+        os.kill(victim, signal.SIGKILL)
+        lost = [answers.next() for _ in range(2)]
+        (fresh,) = eventually(lambda: engines(server) - others)
+        os.kill(fresh, signal.SIGSTOP)
+        before = metric(server, "admission_rejections_total", "tight", **rejections)
+        for _ in range(300):
+            answers.send("tight", given)
+        full = [answers.next() for _ in range(297)]
+        refused = post(server, "tight", "generate", {"text_input": PROMPT})
+        os.kill(fresh, signal.SIGCONT)
+        answered = [answers.next() for _ in range(3)]
+        client.stop_stream()
+    assert all("SIGKILL" in str(error) for _, error in lost)
+    assert all("queue is full: 3 requests wait already" in str(error) for _, error in full)
+    assert refused.status == 503 and "queue is full" in refused.json()["error"]
+    assert int(refused.headers["Retry-After"]) >= 1
+    assert all(error is None for _, error in answered)
+    assert metric(server, "admission_rejections_total", "tight", **rejections) == before + 298
+    eventually(lambda: at_rest(server, "tight"))
 
 
 def test_engines_end_with_the_server(example_repository: Path, tmp_path: Path) -> None:

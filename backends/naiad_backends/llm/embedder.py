@@ -4,7 +4,6 @@ The engine gets everything at once and makes its own batches. Lives on the event
 texts become tokens beside it.
 """
 
-import asyncio
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -26,7 +25,6 @@ from naiad_backends.api import (
 )
 from naiad_backends.errors import NaiadError, internal, invalid, unavailable
 from naiad_backends.llm.messages import Abort, FromEngine, Outputs, Pool, Ready, Start, Vectors
-from naiad_backends.llm.queue import Queue
 from naiad_backends.llm.remote import EngineInstance
 from naiad_backends.llm.text.tools import ModelText
 from naiad_backends.services import Services
@@ -77,9 +75,6 @@ class Embedder(EngineInstance):
         self._longest = self._dimensions = self._vocab_size = 0
         self._texts: dict[int, tuple[_Work, int]] = {}
         self._last_number = 0
-        options = begin.options
-        self._queue = Queue(options.max_num_seqs, options.max_num_queued_reqs, 0)
-        self._emptied = asyncio.Event()
 
     # -- the way to the engine
 
@@ -218,9 +213,7 @@ class Embedder(EngineInstance):
     def _answer(self, work: _Work, response: Response) -> None:
         """A request is over."""
         work.ended = True
-        self._queue.texts -= work.texts
-        if not self._queue.texts:
-            self._emptied.set()
+        self._queue.leave(work.texts)
         batch = work.batch
         batch.responses[work.place] = response
         batch.left -= 1
@@ -244,11 +237,6 @@ class Embedder(EngineInstance):
         self._texts.clear()
         for work in lost.values():
             self._answer(work, Response(error=error))
-
-    async def _idle(self) -> None:
-        while self._queue.texts:
-            self._emptied.clear()
-            await self._emptied.wait()
 
 
 def _size(request: Request) -> tuple[int, int]:

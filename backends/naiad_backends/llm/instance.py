@@ -4,7 +4,6 @@ The engine gets everything at once and queues it itself. Lives on the event loop
 become tokens beside it.
 """
 
-import asyncio
 import logging
 import math
 import time
@@ -34,7 +33,6 @@ from naiad_backends.llm.messages import Abort, Add, FromEngine, Output, Outputs,
 from naiad_backends.llm.metrics import EngineMetrics
 from naiad_backends.llm.parameters import Limits, Wishes
 from naiad_backends.llm.prompt import Prompt
-from naiad_backends.llm.queue import Queue
 from naiad_backends.llm.remote import EngineInstance
 from naiad_backends.llm.text.tools import ModelText
 from naiad_backends.services import Services
@@ -95,11 +93,6 @@ class LlmInstance(EngineInstance):
         self._last_number = 0
         self._usual_seconds = 1.0
         self._aborted: list[int] = []
-        options = begin.options
-        self._queue = Queue(
-            options.max_num_seqs, options.max_num_queued_reqs, options.max_num_queued_tokens
-        )
-        self._emptied = asyncio.Event()
 
     # -- the way to the engine
 
@@ -140,6 +133,12 @@ class LlmInstance(EngineInstance):
         except QueueFull:
             self._metrics.add("admission_rejections_total", "max_num_queued_reqs")
             raise
+
+    def refusal(self, waiting: int) -> NaiadError | None:
+        error = super().refusal(waiting)
+        if error is not None:
+            self._metrics.add("admission_rejections_total", "max_num_queued_reqs")
+        return error
 
     @property
     def _retry_after_s(self) -> int:
@@ -309,18 +308,13 @@ class LlmInstance(EngineInstance):
         del text.work.texts[text.number]
         if not text.first:
             self._queue.tokens -= text.prompt
-        self._leave(1)
-
-    def _leave(self, texts: int) -> None:
-        self._queue.texts -= texts
-        if not self._queue.texts:
-            self._emptied.set()
+        self._queue.leave(1)
 
     def _drop(self, work: _Work, reason: str) -> None:
         """The engine need not go on with any text of it."""
         work.ended = True
         if work.answer is None:
-            self._leave(work.wishes.n)
+            self._queue.leave(work.wishes.n)
         for text in list(work.texts.values()):
             self._aborted.append(text.number)
             self._forget(text)
@@ -352,11 +346,6 @@ class LlmInstance(EngineInstance):
             work.responder.send(Response(error=error), final=True)
         self._aborted = []
         self._metrics.lost()
-
-    async def _idle(self) -> None:
-        while self._queue.texts:
-            self._emptied.clear()
-            await self._emptied.wait()
 
     async def _close(self) -> None:
         await super()._close()

@@ -1,4 +1,9 @@
-"""How much waits for an engine, and whether more may. Knows no clock and no requests."""
+"""How much waits for an engine, and whether more may. Knows no clock and no requests.
+
+On the event loop.
+"""
+
+import asyncio
 
 from naiad_backends.errors import QueueFull, invalid
 
@@ -15,6 +20,7 @@ class Queue:
         self._running = running
         self._most = most
         self._most_tokens = most_tokens
+        self._emptied = asyncio.Event()
 
     def enter(self, texts: int, retry_after_s: int) -> None:
         """Count texts that arrive together.
@@ -33,6 +39,25 @@ class Queue:
             waiting = max(self.texts - self._running, 0)
             raise QueueFull(f"the queue is full: {waiting} texts wait already", retry_after_s)
         self.texts += texts
+
+    def leave(self, texts: int) -> None:
+        """They have come to their end."""
+        self.texts -= texts
+        if not self.texts:
+            self._emptied.set()
+
+    async def empty(self) -> None:
+        """Wait until all texts have come to their end."""
+        while self.texts:
+            self._emptied.clear()
+            await self._emptied.wait()
+
+    def refusal(self, waiting: int, retry_after_s: int) -> QueueFull | None:
+        """What a request hears that comes while no engine is there and so many wait for one, if it
+        could not enter behind them."""
+        if self._most and waiting >= self._running + self._most:
+            return QueueFull(f"the queue is full: {waiting} requests wait already", retry_after_s)
+        return None
 
     def add_tokens(self, tokens: int, retry_after_s: int) -> None:
         """Count the tokens of a prompt. Raises QueueFull, but never for one that is alone."""

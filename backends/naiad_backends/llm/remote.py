@@ -5,12 +5,15 @@ What its requests are is a matter of those who inherit. Lives on the event loop.
 
 import asyncio
 import contextlib
+import math
 from abc import abstractmethod
 
 from naiad_backends.api import Placement
 from naiad_backends.child.instance import ChildInstance
+from naiad_backends.errors import NaiadError
 from naiad_backends.llm.messages import FromEngine, Ready, Start
 from naiad_backends.llm.process import EngineProcess
+from naiad_backends.llm.queue import Queue
 from naiad_backends.services import Services
 
 _SOON_SECONDS = 10.0
@@ -31,6 +34,10 @@ class EngineInstance(ChildInstance[Ready]):
         """begin: what to load, and where."""
         super().__init__(services, placement)
         self._begin = begin
+        options = begin.options
+        self._queue = Queue(
+            options.max_num_seqs, options.max_num_queued_reqs, options.max_num_queued_tokens
+        )
         self._process = self._new_process()
 
     def _new_process(self) -> EngineProcess:
@@ -45,17 +52,17 @@ class EngineInstance(ChildInstance[Ready]):
     def window(self) -> int:
         return _WINDOW
 
+    def refusal(self, waiting: int) -> NaiadError | None:
+        """An engine that is expected back has as many places as one that is there."""
+        return self._queue.refusal(waiting, max(math.ceil(self._start_seconds), 1))
+
     # -- for those who inherit
 
     @abstractmethod
     def _take(self, message: FromEngine) -> None:
         """The engine says something."""
 
-    @abstractmethod
-    async def _idle(self) -> None:
-        """Wait until all requests have ended."""
-
     async def _drained(self) -> None:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_DRAIN_SECONDS):
-                await self._idle()
+                await self._queue.empty()

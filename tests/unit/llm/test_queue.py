@@ -1,5 +1,7 @@
 """How much may wait for an engine."""
 
+import asyncio
+
 import pytest
 
 from naiad_backends.errors import Code, NaiadError, QueueFull
@@ -13,7 +15,7 @@ def test_what_runs_does_not_wait() -> None:
     with pytest.raises(QueueFull, match="1 texts wait already") as caught:
         queue.enter(1, 4)
     assert caught.value.retry_after_s == 4
-    queue.texts -= 1
+    queue.leave(1)
     queue.enter(1, 4)
 
 
@@ -25,8 +27,28 @@ def test_more_than_ever_fits_is_the_clients_mistake() -> None:
     queue.enter(3, 1)
 
 
+def test_who_waits_for_an_engine_can_enter_when_it_is_there() -> None:
+    queue = Queue(running=2, most=1, most_tokens=0)
+    assert queue.refusal(2, 4) is None
+    full = queue.refusal(3, 4)
+    assert full is not None and full.retry_after_s == 4
+
+
+async def test_it_tells_when_it_is_empty() -> None:
+    queue = Queue(running=2, most=1, most_tokens=0)
+    await queue.empty()
+    queue.enter(2, 1)
+    empty = asyncio.ensure_future(queue.empty())
+    queue.leave(1)
+    await asyncio.sleep(0)
+    assert not empty.done()
+    queue.leave(1)
+    await empty
+
+
 def test_no_limit() -> None:
     queue = Queue(running=2, most=0, most_tokens=0)
+    assert queue.refusal(1 << 40, 1) is None
     queue.enter(100_000, 1)
     queue.add_tokens(1 << 40, 1)
 

@@ -75,10 +75,12 @@ class RemoteWorkers(Generic[JobT]):
                 instance.watch(self._dispatch)
 
     def submit(self, work: Batch[JobT]) -> None:
-        """Queue work for the next instance that has room for it. If none will have, it fails with
-        UNAVAILABLE, maybe before this returns."""
+        """Queue work for the next instance that has room for it. If none will have, or if too much
+        waits already, it fails with UNAVAILABLE, maybe before this returns."""
         self._queue.append(work)
         self._dispatch()
+        if self._queue:
+            self._bound()
 
     @property
     def waiting(self) -> int:
@@ -156,9 +158,18 @@ class RemoteWorkers(Generic[JobT]):
     def _give_up(self) -> None:
         error = all_down([place.instance for place in self._places])
         while error is not None and self._queue:
-            work = self._queue.popleft()
-            work.fail(error)
-            self._finished(work)
+            self._fail(self._queue.popleft(), error)
+
+    def _bound(self) -> None:
+        """Refuse what has come last, if it may not wait behind the others."""
+        waiting = (len(self._queue) - 1) // len(self._places)
+        error = self._places[0].instance.refusal(waiting)
+        if error is not None:
+            self._fail(self._queue.pop(), error)
+
+    def _fail(self, work: Batch[JobT], error: NaiadError) -> None:
+        work.fail(error)
+        self._finished(work)
 
     def resize(
         self, added: Sequence[Instance], removed: Collection[Instance]

@@ -12,7 +12,7 @@ from naiad_backends.api import (
     Responder,
     Response,
 )
-from naiad_backends.errors import NaiadError, internal, unavailable
+from naiad_backends.errors import NaiadError, QueueFull, internal, unavailable
 
 READY, RESTARTING, DOWN = InstanceState.READY, InstanceState.RESTARTING, InstanceState.DOWN
 
@@ -23,12 +23,14 @@ class Distant(RemoteInstance):
     """Ends what it was handed when the test says so, or at once if it is `quick`.
 
     batches: the ids in each batch that came.  handed: those that have not ended.
+    most: requests that may wait; 0 for any number.
     """
 
-    def __init__(self, window: int = 1, quick: bool = False) -> None:
+    def __init__(self, window: int = 1, quick: bool = False, most: int = 0) -> None:
         self.batches: list[list[str]] = []
         self.handed: deque[Handed] = deque()
         self.quick = quick
+        self.most = most
         self.reason = ""
         self._window = window
         self._state = READY
@@ -41,6 +43,10 @@ class Distant(RemoteInstance):
     @property
     def window(self) -> int:
         return self._window
+
+    def refusal(self, waiting: int) -> NaiadError | None:
+        full = self.most and waiting >= self.most
+        return QueueFull(f"{waiting} wait already", 7) if full else None
 
     def trouble(self) -> str:
         return self.reason

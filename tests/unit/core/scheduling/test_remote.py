@@ -148,6 +148,27 @@ async def test_work_waits_for_one_that_restarts_and_fails_if_it_does_not() -> No
     assert scene.stats.execution_count == 1
 
 
+async def test_no_more_wait_than_the_instances_want() -> None:
+    one, other = Distant(window=9, most=2), Distant(window=9, most=2)
+    scene = Scene(one, other)
+    one.become(RESTARTING)
+    other.become(RESTARTING)
+    tasks = await scene.asked("abcdefg")
+    for task in tasks[4:]:
+        error = error_of(task)
+        assert (error.code, error.message) == (Code.UNAVAILABLE, "2 wait already")
+        assert error.retry_after_s == 7
+    assert scene.scheduler.pending == 4
+    other.become(READY)
+    tasks += await scene.asked("h")
+    assert other.batches == [["a"], ["b"], ["c"], ["d"], ["h"]]
+    for _ in range(5):
+        other.end()
+    await asyncio.gather(*tasks)
+    await scene.end()
+    assert (scene.stats.success.count, scene.stats.failures[Failure.BACKEND]) == (5, 3)
+
+
 async def test_one_that_serves_is_enough() -> None:
     one, other = Distant(), Distant()
     scene = Scene(one, other)
