@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from naiad_backends.datatypes import BY_NUMPY, DATATYPES
-from naiad_backends.errors import NaiadError, internal, invalid
+from naiad_backends.errors import NaiadError, internal, invalid, unsupported
 
 if TYPE_CHECKING:
     from naiad_backends.generation import TextTools
@@ -613,6 +613,18 @@ class Backend(ABC):
     def gpus(self) -> Sequence[int]:
         """Numbers of the GPUs that this backend can use here; empty means CPU only."""
         return ()
+
+    def require_device(self, placement: Placement) -> None:
+        """Raises UNSUPPORTED for an instance on a GPU that is none of `gpus`."""
+        if placement.kind != "GPU":
+            return
+        gpus = self.gpus()
+        if placement.device not in gpus:
+            raise unsupported(
+                f"instance '{placement.name}' wants GPU {placement.device}",
+                field="instance_group",
+                hint=f"GPUs here: {', '.join(map(str, gpus)) or 'none'}",
+            )
 
     @abstractmethod
     def complete(self, spec: ModelSpec) -> Completion | None:

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 
-from naiad_backends.api import Backend, Completion, Model, ModelSpec, Placement
-from naiad_backends.errors import invalid, unsupported
+from naiad_backends.api import Backend, Completion, Model, ModelSpec
+from naiad_backends.errors import invalid
 from naiad_backends.llm import configuration, signature
 from naiad_backends.llm.checkpoint.architecture import Encoder
 from naiad_backends.llm.checkpoint.checkpoint import open_checkpoint
@@ -45,7 +45,7 @@ class LlmBackend(Backend):
         """Raises INVALID_ARG for options and files that are wrong, UNSUPPORTED for a kind of model
         or a GPU that is not there."""
         for placement in spec.placements:
-            self._check_device(placement)
+            self.require_device(placement)
         options, path, checkpoint = self._open(spec)
         embeds = isinstance(checkpoint.architecture, Encoder)
         if spec.decoupled == embeds:
@@ -66,12 +66,3 @@ class LlmBackend(Backend):
         options = configuration.options(spec)
         path = configuration.location(spec, options)
         return options, path, open_checkpoint(path, options.load_format)
-
-    def _check_device(self, placement: Placement) -> None:
-        gpus = self.gpus()
-        if placement.kind == "GPU" and placement.device not in gpus:
-            raise unsupported(
-                f"instance '{placement.name}' wants GPU {placement.device}",
-                field="instance_group",
-                hint=f"GPUs here: {', '.join(map(str, gpus)) or 'none'}",
-            )

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePath
 
 from naiad_backends.api import Backend, Completion, ModelSpec, Placement
-from naiad_backends.errors import invalid, unsupported
+from naiad_backends.errors import invalid
 from naiad_backends.onnx.devices import cpu_cores, cuda_devices
 from naiad_backends.onnx.model import OnnxModel
 from naiad_backends.onnx.options import FOR_READING, session_settings
@@ -62,17 +62,9 @@ class OnnxBackend(Backend):
         return OnnxModel(spec, open_runner)
 
     def _require_device(self, placement: Placement) -> None:
-        if placement.kind != "GPU":
-            return
-        if CUDA not in available_providers():
+        if placement.kind == "GPU" and CUDA not in available_providers():
             raise missing(CUDA)
-        gpus = self.gpus()
-        if placement.device not in gpus:
-            raise unsupported(
-                f"instance '{placement.name}' wants GPU {placement.device}",
-                field="instance_group",
-                hint=f"GPUs here: {', '.join(map(str, gpus)) or 'none'}",
-            )
+        self.require_device(placement)
 
 
 def model_file(spec: ModelSpec) -> Path:

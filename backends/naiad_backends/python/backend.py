@@ -10,9 +10,9 @@ from typing import Any
 
 import orjson
 
-from naiad_backends.api import Backend, Completion, Model, ModelSpec, Placement
+from naiad_backends.api import Backend, Completion, Model, ModelSpec
 from naiad_backends.child.output import Output
-from naiad_backends.errors import invalid, unsupported
+from naiad_backends.errors import invalid
 from naiad_backends.python.environment import (
     Environment,
     beside_backend,
@@ -104,7 +104,7 @@ class PythonBackend(Backend):
                 hint="use process or thread",
             )
         for placement in spec.placements:
-            self._check_device(placement)
+            self.require_device(placement)
         strict = _yes(spec, "STRICT_OUTPUTS")
         if kind == "thread":
             if spec.parameters.get("EXECUTION_ENV_PATH"):
@@ -119,15 +119,6 @@ class PythonBackend(Backend):
         limits = Limits(self._start, seconds)
         environment = self._environment(spec)
         return ProcessModel(self.services, spec, file, environment, limits, strict)
-
-    def _check_device(self, placement: Placement) -> None:
-        gpus = self.gpus()
-        if placement.kind == "GPU" and placement.device not in gpus:
-            raise unsupported(
-                f"instance '{placement.name}' wants GPU {placement.device}",
-                field="instance_group",
-                hint=f"GPUs here: {', '.join(map(str, gpus)) or 'none'}",
-            )
 
     def _environment(self, spec: ModelSpec) -> Environment:
         text = spec.parameters.get("EXECUTION_ENV_PATH", "")
