@@ -178,38 +178,44 @@ void block_row(const uint8_t* group, int groups, const Activations& x, int row, 
 }
 
 // One block times several rows, all of one tile. Weights are unpacked once for all rows, as many as
-// registers hold, so sums stay in memory. Adds in the order of block_row.
+// registers hold, so sums stay in memory. Where that is not the whole group, registers do not hold its
+// scales beside them either, which then have a loop of their own. Adds in the order of block_row.
 template <int BITS>
 void block_rows(const uint8_t* block, int groups, const Activations& x, int row, int rows, float* __restrict out) {
     constexpr int WIDTH = WIDE<BITS>, FOURS = 8 / PARTS<BITS>;
     using W = Weights<BITS, FOURS>;
-    typename W::Sum dots[HEIGHT][WIDTH];
+    using Sum = typename W::Sum;
+    Sum dots[HEIGHT][WIDTH];
     std::fill(out, out + rows * COLUMNS, 0.0f);
     for (int g = 0; g < groups; g++, block += group_bytes<BITS>()) {
         size_t at = x.place(row, g);
+        const float *scale = x.scales.data() + at, *total = x.sums.data() + at;
         for (int v = 0; v < COLUMNS / LANES; v += WIDTH) {
+            auto finish = [&](const Scales<BITS>& scales, int r, int w, Sum dot) {
+                float* to = out + r * COLUMNS + (v + w) * LANES;
+                store(to, scales.onto(load(to), scale[r], total[r], W::floats(dot)));
+            };
+            if constexpr (PARTS<BITS> == 1 && WIDTH == 1) {
+                const int8_t* q = x.bytes.data() + at * GROUP;
+                W weights(block + v * LANES * 4);
+                Scales<BITS> scales(block, v);
+                for (int r = 0; r < rows; r++, q += GROUP) finish(scales, r, 0, weights.dot(q));
+                continue;
+            }
             UNROLL for (int part = 0; part < PARTS<BITS>; part++) {
                 const uint8_t* from = block + part * FOURS * COLUMNS * 4 * BITS / 8 + v * LANES * 4;
                 const int8_t* q = x.bytes.data() + at * GROUP + part * FOURS * 4;
                 W first(from), second(from + (WIDTH - 1) * LANES * 4);
-                bool last = part == PARTS<BITS> - 1;
-                if (!last) {
-                    for (int r = 0; r < rows; r++, q += GROUP) {
-                        dots[r][0] = first.dot(q);
-                        if (WIDTH == 2) dots[r][1] = second.dot(q);
-                    }
-                    continue;
+                for (int r = 0; r < rows; r++, q += GROUP) {
+                    Sum dot = first.dot(q), dot2 = second.dot(q);
+                    dots[r][0] = part ? W::add(dots[r][0], dot) : dot;
+                    if (WIDTH == 2) dots[r][WIDTH - 1] = part ? W::add(dots[r][WIDTH - 1], dot2) : dot2;
                 }
-                Scales<BITS> scales(block, v), scales2(block, v + WIDTH - 1);
-                const float *scale = x.scales.data() + at, *total = x.sums.data() + at;
-                float* to = out + v * LANES;
-                for (int r = 0; r < rows; r++, q += GROUP, to += COLUMNS) {
-                    typename W::Sum dot = first.dot(q), dot2 = second.dot(q);
-                    if (part) dot = W::add(dot, dots[r][0]), dot2 = W::add(dot2, dots[r][WIDTH - 1]);
-                    store(to, scales.onto(load(to), scale[r], total[r], W::floats(dot)));
-                    if (WIDTH == 2)
-                        store(to + LANES, scales2.onto(load(to + LANES), scale[r], total[r], W::floats(dot2)));
-                }
+            }
+            Scales<BITS> scales(block, v), scales2(block, v + WIDTH - 1);
+            for (int r = 0; r < rows; r++) {
+                finish(scales, r, 0, dots[r][0]);
+                if (WIDTH == 2) finish(scales2, r, 1, dots[r][WIDTH - 1]);
             }
         }
     }
