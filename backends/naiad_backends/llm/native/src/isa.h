@@ -270,9 +270,9 @@ struct Weights<8, FOURS> {
     static F floats(Sum a) { return _mm256_cvtepi32_ps(a); }
 };
 template <int BITS>
-constexpr int PARTS = 2;
+constexpr int PARTS = BITS == 4 ? 2 : 4;
 template <int BITS>
-constexpr int WIDE = BITS == 4 ? 2 : 1;
+constexpr int WIDE = 2;
 template <int BITS>
 constexpr int ZERO = BITS == 8 ? 128 : 0;
 
