@@ -24,8 +24,11 @@ from naiad_backends.api import (
     Tensor,
 )
 from naiad_backends.errors import NaiadError, internal, invalid, unavailable
+from naiad_backends.llm import shaping
+from naiad_backends.llm.checkpoint.architecture import Encoder
 from naiad_backends.llm.messages import Abort, FromEngine, Outputs, Pool, Ready, Start, Vectors
 from naiad_backends.llm.remote import EngineInstance
+from naiad_backends.llm.shaping import WHOLE, Shaping
 from naiad_backends.llm.text.tools import ModelText
 from naiad_backends.services import Services
 
@@ -35,8 +38,6 @@ _LONG = 2_048
 """Characters whose tokens are made beside the event loop: a millisecond or so."""
 
 _RETRY_AFTER_S = 1
-
-_TRUNCATE = "truncate_prompt_tokens"
 
 
 @dataclass(slots=True, eq=False)
@@ -50,7 +51,7 @@ class _Batch:
 
 @dataclass(slots=True, eq=False)
 class _Work:
-    """One request. place: in its batch.  texts: how many.
+    """One request. place: in its batch.  texts: how many.  shaping: once it is read.
     vectors: [texts, dimensions], as they come.  tokens: of each text.  waiting: numbers of the
     texts that the engine has."""
 
@@ -58,6 +59,7 @@ class _Work:
     batch: _Batch
     place: int
     texts: int
+    shaping: Shaping = WHOLE
     vectors: npt.NDArray[np.float32] = field(default_factory=lambda: np.empty((0, 0), np.float32))
     tokens: list[int] = field(default_factory=list)
     waiting: set[int] = field(default_factory=set)
@@ -68,10 +70,16 @@ class Embedder(EngineInstance):
     """Its methods are those of the contract; `start` comes first."""
 
     def __init__(
-        self, services: Services, placement: Placement, begin: Start, text: ModelText
+        self,
+        services: Services,
+        placement: Placement,
+        begin: Start,
+        text: ModelText,
+        encoder: Encoder,
     ) -> None:
         super().__init__(services, placement, begin)
         self._text = text
+        self._encoder = encoder
         self._longest = self._dimensions = self._vocab_size = 0
         self._texts: dict[int, tuple[_Work, int]] = {}
         self._last_number = 0
@@ -92,6 +100,7 @@ class Embedder(EngineInstance):
         texts, characters = _size(request)
         work = _Work(request, batch, place, texts)
         try:
+            work.shaping = shaping.read(request.parameters, self._encoder, self._longest)
             self._queue.enter(texts, _RETRY_AFTER_S)
         except NaiadError as error:
             work.texts = 0
@@ -99,24 +108,28 @@ class Embedder(EngineInstance):
             return
         request.on_cancel = partial(self._cancel, work)
         if characters > _LONG:
-            encoding = self._loop.run_in_executor(None, self._encoded, request)
+            encoding = self._loop.run_in_executor(None, self._encoded, work)
             encoding.add_done_callback(lambda future: self._send(work, future.result()))
         else:
-            self._send(work, self._encoded(request))
+            self._send(work, self._encoded(work))
 
-    def _encoded(self, request: Request) -> Sequence[Sequence[int]] | NaiadError:
+    def _encoded(self, work: _Work) -> Sequence[Sequence[int]] | NaiadError:
         """The tokens of each text, or what is wrong with one. On any thread."""
         try:
-            most = _truncation(request, self._longest)
-            tokens = self._tokens(request, most)
-            return [self._fitting(text, most) for text in tokens]
+            special = self._text.tokenizer.special_ids
+            texts = [work.shaping.cut(text, special) for text in self._tokens(work)]
+            for text in texts:
+                if not 0 < len(text) <= self._longest:
+                    raise shaping.too_long(len(text), self._longest)
+            return texts
         except NaiadError as error:
             return error
         except Exception as error:
             logger.exception("a text for '%s' failed", self.name)
             return internal(f"the model failed: {type(error).__name__}: {error}")
 
-    def _tokens(self, request: Request, most: int) -> Sequence[Sequence[int]]:
+    def _tokens(self, work: _Work) -> Sequence[Sequence[int]]:
+        request, longest = work.request, self._longest
         if len(request.inputs) != 1:
             raise invalid(
                 "give either texts or tokens",
@@ -139,28 +152,10 @@ class Embedder(EngineInstance):
             raise invalid(
                 f"byte {error.start} is not UTF-8: {error.reason}", field=generation.TEXT_INPUT
             ) from error
-        if most > self._longest and any(self._text.exceeds(text, self._longest) for text in texts):
-            raise self._wrong_length(f"more than {self._longest}")
+        whole = work.shaping.most is None
+        if whole and any(self._text.exceeds(text, longest) for text in texts):
+            raise shaping.too_long(f"more than {longest}", longest)
         return self._text.tokenizer.encode_batch(texts)
-
-    def _fitting(self, tokens: Sequence[int], most: int) -> Sequence[int]:
-        """As many as the request wants; the special ones at the end stay."""
-        if len(tokens) > most:
-            special = self._text.tokenizer.special_ids
-            end = 0
-            while end < most and tokens[-1 - end] in special:
-                end += 1
-            tokens = [*tokens[: most - end], *tokens[len(tokens) - end :]]
-        if not 0 < len(tokens) <= self._longest:
-            raise self._wrong_length(len(tokens))
-        return tokens
-
-    def _wrong_length(self, count: int | str) -> NaiadError:
-        return invalid(
-            f"a text has {count} tokens, and the model takes 1 to {self._longest}",
-            field=generation.TEXT_INPUT,
-            hint=f"shorten it, or set {_TRUNCATE} to -1",
-        )
 
     def _send(self, work: _Work, texts: Sequence[Sequence[int]] | NaiadError) -> None:
         if work.ended:
@@ -206,6 +201,7 @@ class Embedder(EngineInstance):
         work.waiting.remove(number)
         work.vectors[row] = vector
         if not work.waiting:
+            work.vectors = work.shaping.shorten(work.vectors, self._encoder.normalize)
             self._answer(work, Response(_outputs(work)))
 
     # -- the ends
@@ -246,18 +242,6 @@ def _size(request: Request) -> tuple[int, int]:
             return tensor.shape[0], sum(len(text) for text in tensor.numpy().flat)
         return tensor.shape[0], 0
     return 1, 0
-
-
-def _truncation(request: Request, longest: int) -> int:
-    """How many tokens of a text are used at most."""
-    wanted = request.parameters.get(_TRUNCATE)
-    if wanted is None:
-        return 1 << 62
-    if type(wanted) is not int or wanted == 0 or wanted < -1:
-        raise invalid(
-            f"{wanted!r} is no number of tokens", field=_TRUNCATE, hint="-1 is as many as fit"
-        )
-    return longest if wanted < 0 else wanted
 
 
 def _outputs(work: _Work) -> list[Tensor]:

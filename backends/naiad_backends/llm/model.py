@@ -71,8 +71,12 @@ class LlmModel(EngineModel):
 class EmbeddingModel(EngineModel):
     """One that makes vectors."""
 
+    def _prepare(self, checkpoint: Checkpoint) -> None:
+        self._encoder = checkpoint.encoder
+
     def _made(self, placement: Placement) -> EngineInstance:
-        return Embedder(self._services, placement, self._start_of(placement), self._text)
+        start = self._start_of(placement)
+        return Embedder(self._services, placement, start, self._text, self._encoder)
 
 
 def _text(checkpoint: Checkpoint, options: Options) -> ModelText:

@@ -125,6 +125,11 @@ CASES = {
         {"model": "meaning", "input": "a", "dimensions": 2},
         "dimensions",
     ),
+    "embeddings: cut by a model whose tokens nobody knows": (
+        "/v1/embeddings",
+        {"model": "meaning", "input": "a", "truncate_prompt_tokens": 2},
+        "truncate_prompt_tokens",
+    ),
     "embeddings: a generator": ("/v1/embeddings", {"model": "writer", "input": "a"}, "model"),
     "tokenize": ("/tokenize", {"model": "writer", "prompt": "a"}, "model"),
     "detokenize": ("/detokenize", {"model": "writer", "tokens": [1]}, "model"),

@@ -31,8 +31,19 @@ def encoder_of(config: Fields, folder: Path, kind: str) -> Encoder:
         activation=activation_of(config, "hidden_act", "gelu"),  # type: ignore[arg-type]
         pooling=pooling,  # type: ignore[arg-type]
         normalize=normalize,
-        dimensions=tuple(map(int, config.numbers("matryoshka_dimensions"))),
+        dimensions=_dimensions(config),
     )
+
+
+def _dimensions(config: Fields) -> tuple[int, ...]:
+    """What shorter vectors it was trained for, by the names that vLLM reads."""
+    size = config.integer("hidden_size")
+    wanted = tuple(map(int, config.numbers("matryoshka_dimensions")))
+    if not all(0 < one <= size for one in wanted):
+        raise config.wrong("matryoshka_dimensions", f"numbers from 1 to {size}", list(wanted))
+    if not wanted and config.flag("is_matryoshka", False):
+        return tuple(range(1, size))
+    return wanted
 
 
 def _positions(config: Fields, folder: Path, offset: int) -> int:

@@ -138,6 +138,13 @@ class Checkpoint:
             raise unsupported("text from an encoder", field=str(self.folder))
         return self.architecture
 
+    @property
+    def encoder(self) -> Encoder:
+        """Its architecture; UNSUPPORTED if it makes no vectors."""
+        if not isinstance(self.architecture, Encoder):
+            raise unsupported("vectors from a decoder", field=str(self.folder))
+        return self.architecture
+
     def names(self) -> Iterable[str]:
         """All weights that it has."""
         return self.tensors.keys()

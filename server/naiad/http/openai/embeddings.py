@@ -3,7 +3,8 @@
 import asyncio
 import base64
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -20,14 +21,17 @@ from naiad_backends.errors import invalid, unsupported
 
 Texts = Sequence[str | list[int]]
 
+TRUNCATE = "truncate_prompt_tokens"
+SIDE = "truncation_side"
+
 MOST = 2_048
 """Inputs of one request."""
 
 _FORMATS = ("float", "base64")
+_SIDES = ("left", "right")
 
 _REFUSED: dict[str, tuple[Any, ...]] = {
     "messages": (),
-    "truncate_prompt_tokens": (),
     "add_special_tokens": (True,),
     "padding": ("do_not_pad",),
     "use_activation": (True,),
@@ -38,16 +42,41 @@ _REFUSED: dict[str, tuple[Any, ...]] = {
 }
 
 
-def read(fields: Fields) -> tuple[Texts, str, int | None]:
-    """The inputs, the encoding and the wanted dimensions of a body.
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """What a body asks for.
 
-    Raises INVALID_ARG or UNSUPPORTED, naming the field.
+    dimensions: None for as many as the model gives.
+    parameters: of the model's requests: how to cut texts, and the dimensions again.
     """
+
+    texts: Texts
+    encoding: str
+    dimensions: int | None
+    parameters: Mapping[str, int | str]
+
+    @property
+    def cuts(self) -> str:
+        """The first field that asks for less than the whole text; empty for none."""
+        return next((name for name in (TRUNCATE, SIDE) if name in self.parameters), "")
+
+
+def read(fields: Fields) -> Wish:
+    """What a body asks for. Raises INVALID_ARG or UNSUPPORTED, naming the field."""
     refuse(fields, _REFUSED)
     encoding = fields.text("encoding_format") or "float"
     if encoding not in _FORMATS:
         raise fields.wrong("encoding_format", f"must be one of {', '.join(_FORMATS)}")
-    return _texts(fields), encoding, fields.integer("dimensions", 1, 2**31 - 1)
+    dimensions = fields.integer("dimensions", 1, 2**31 - 1)
+    most = fields.integer(TRUNCATE, -1, 2**31 - 1)
+    if most == 0:
+        raise fields.wrong(TRUNCATE, "is 0, but must be -1 or at least 1")
+    side = fields.text(SIDE)
+    if side is not None and side not in _SIDES:
+        raise fields.wrong(SIDE, f"must be one of {', '.join(_SIDES)}")
+    given = {"dimensions": dimensions, TRUNCATE: most, SIDE: side}
+    parameters = {name: value for name, value in given.items() if value is not None}
+    return Wish(_texts(fields), encoding, dimensions, parameters)
 
 
 def _texts(fields: Fields) -> Texts:
@@ -66,13 +95,13 @@ def _texts(fields: Fields) -> Texts:
     return given
 
 
-def requests_of(spec: ModelSpec, texts: Texts, identifier: str) -> list[Request]:
+def requests_of(spec: ModelSpec, wish: Wish, identifier: str) -> list[Request]:
     """The model's requests, one for each text. Raises UNSUPPORTED for what it does not take."""
     outputs = [generation.EMBEDDING]
     if gives(spec, generation.NUM_INPUT_TOKENS):
         outputs.append(generation.NUM_INPUT_TOKENS)
     made = []
-    for text in texts:
+    for text in wish.texts:
         tokens = not isinstance(text, str)
         name = generation.INPUT_IDS if tokens else text_of(spec)
         if not name or not takes(spec, name):
@@ -80,6 +109,7 @@ def requests_of(spec: ModelSpec, texts: Texts, identifier: str) -> list[Request]
             raise unsupported(f"the model '{spec.name}' takes no {what}", field="input")
         array: Array = np.array(text, np.int64) if tokens else one(str(text).encode())
         request = Request(spec.name, "", identifier, outputs=outputs)
+        request.parameters = wish.parameters
         request.inputs = {name: tensor_for(spec, name, array)}
         made.append(request)
     return made
@@ -99,8 +129,7 @@ async def run(dataplane: DataPlane, requests: Sequence[Request]) -> list[Respons
 def encode(
     spec: ModelSpec,
     responses: Sequence[Response],
-    encoding: str,
-    dimensions: int | None,
+    wish: Wish,
     identifier: str,
 ) -> bytes:
     """The answer. Raises INVALID_ARG for dimensions that the model does not have."""
@@ -108,15 +137,17 @@ def encode(
     for number, response in enumerate(responses):
         told = {tensor.name: tensor.numpy().ravel() for tensor in response.outputs}
         vector = told[generation.EMBEDDING]
-        if dimensions not in (None, vector.size):
+        if wish.dimensions not in (None, vector.size):
             raise invalid(
-                f"the model '{spec.name}' gives {vector.size} dimensions, not {dimensions}",
+                f"the model '{spec.name}' gives {vector.size} dimensions, not {wish.dimensions}",
                 field="dimensions",
                 hint="leave it out",
             )
         if generation.NUM_INPUT_TOKENS in told:
             tokens += int(told[generation.NUM_INPUT_TOKENS][0])
-        data.append({"object": "embedding", "index": number, "embedding": _form(vector, encoding)})
+        data.append(
+            {"object": "embedding", "index": number, "embedding": _form(vector, wish.encoding)}
+        )
     return orjson.dumps(
         {
             "id": f"embd-{identifier}",

@@ -140,11 +140,13 @@ class OpenAi:
     async def _embeddings(self, call: Call, identifier: str) -> Answer:
         fields = self._fields(call)
         spec = served.choose(self._dataplane, fields, served.embeds)
-        texts, encoding, dimensions = embeddings.read(fields)
-        requests = embeddings.requests_of(spec, texts, identifier)
+        wish = embeddings.read(fields)
+        if wish.cuts and self._dataplane.text_tools(spec.name) is None:
+            raise unsupported(f"the model '{spec.name}' cuts no texts", field=wish.cuts)
+        requests = embeddings.requests_of(spec, wish, identifier)
         self._note(call, requests)
         responses = await embeddings.run(self._dataplane, requests)
-        return Answer((embeddings.encode(spec, responses, encoding, dimensions, identifier),))
+        return Answer((embeddings.encode(spec, responses, wish, identifier),))
 
     # -- everything else
 

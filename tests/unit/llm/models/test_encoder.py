@@ -1,5 +1,6 @@
 """Encoders against transformers, on the same weights."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 from tests.unit.llm.models.encoders import Floats, hidden, make, pool_by
 
+from naiad_backends.errors import NaiadError
 from naiad_backends.llm.checkpoint.architecture import Encoder
 from naiad_backends.llm.checkpoint.checkpoint import open_checkpoint
 from naiad_backends.llm.models.encoder import EncoderModel
@@ -21,6 +23,30 @@ def vectors(folder: Path, **options: Any) -> Floats:
     assert isinstance(checkpoint.architecture, Encoder)
     model = EncoderModel(checkpoint, checkpoint.architecture, Options(**options), "cpu")
     return model.vectors(TEXTS)
+
+
+@pytest.mark.parametrize(
+    ("said", "dimensions"),
+    [
+        ({}, ()),
+        ({"is_matryoshka": False}, ()),
+        ({"is_matryoshka": True}, tuple(range(1, 32))),
+        ({"is_matryoshka": True, "matryoshka_dimensions": [8, 16]}, (8, 16)),
+        ({"matryoshka_dimensions": [33]}, None),
+        ({"matryoshka_dimensions": [0]}, None),
+    ],
+)
+def test_shorter_vectors_that_a_model_says_it_has(
+    tmp_path: Path, said: dict[str, Any], dimensions: tuple[int, ...] | None
+) -> None:
+    make(tmp_path, "bert")
+    config = tmp_path / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | said))
+    if dimensions is None:
+        with pytest.raises(NaiadError, match="matryoshka_dimensions"):
+            open_checkpoint(tmp_path)
+    else:
+        assert open_checkpoint(tmp_path).encoder.dimensions == dimensions
 
 
 @pytest.mark.parametrize(
