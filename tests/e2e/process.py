@@ -76,15 +76,20 @@ class ServerProcess:
             )
 
     def wait_ready(self) -> None:
-        """Wait for the banner and read the addresses from it."""
-        self.wait_for(lambda: "Naiad is ready." in self.output() and _ADDRESS.search(self.output()))
+        """Wait for the banner and read the addresses from it. Engines of language models import
+        much, which on a busy machine takes long; a server that hangs meets the test's own limit."""
+
+        def ready() -> bool:
+            return "Naiad is ready." in self.output() and bool(_ADDRESS.search(self.output()))
+
+        self.wait_for(ready, 100)
         addresses = dict(_ADDRESS.findall(self.output()))
         self.http = addresses.get("http") or addresses.get("https", "")
         self.grpc = addresses.get("grpc") or addresses.get("grpcs", "")
         found = _METRICS.search(self.output())
         self.metrics = found.group(1) if found else ""
 
-    def wait_for(self, check: Callable[[], T]) -> T:
+    def wait_for(self, check: Callable[[], T], seconds: float = 30) -> T:
         """`eventually`, but fails at once when the process ends."""
 
         def alive_and_checked() -> T:
@@ -93,7 +98,7 @@ class ServerProcess:
             )
             return check()
 
-        return eventually(alive_and_checked)
+        return eventually(alive_and_checked, seconds)
 
     def output(self) -> str:
         """What it has printed to stdout."""
