@@ -16,7 +16,8 @@ from naiad.core.dataplane import DataPlane
 from naiad.core.forwarding import forwarding
 from naiad.core.gpus import Gpus
 from naiad.core.host import Host
-from naiad.core.lifecycle import ControlMode, Lifecycle, LoadOptions
+from naiad.core.lifecycle import Lifecycle
+from naiad.core.loadoptions import ControlMode, LoadOptions
 from naiad.core.log import Log
 from naiad.core.metrics import Metrics
 from naiad.core.registry import Registry

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from naiad.core.cache import options as cache
 from naiad.core.latencies import LatencyOptions
-from naiad.core.lifecycle import ControlMode
+from naiad.core.loadoptions import ControlMode
 from naiad.core.log import LogFormat, LogSettings
 from naiad.core.readiness import ModelReadiness
 from naiad.core.scheduling.limiter import Limiter, pool_sizes

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from naiad.core.dataplane import DataPlane
-from naiad.core.lifecycle import ControlMode, Lifecycle, LoadOptions
+from naiad.core.lifecycle import Lifecycle
+from naiad.core.loadoptions import ControlMode, LoadOptions
 from naiad.core.registry import Registry
 from naiad.repository.layout import Repositories
 from naiad_backends.registry import BackendRegistry

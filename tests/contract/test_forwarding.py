@@ -15,7 +15,8 @@ from tests.contract.grpc_server import SERVICE, add_model, infer_message
 from naiad.core import loading
 from naiad.core.dataplane import DataPlane
 from naiad.core.forwarding import HeaderForwarding, forwarding
-from naiad.core.lifecycle import ControlMode, Lifecycle, LoadOptions
+from naiad.core.lifecycle import Lifecycle
+from naiad.core.loadoptions import ControlMode, LoadOptions
 from naiad.core.model import ServedModel
 from naiad.core.registry import Registry
 from naiad.grpc.library import LibraryServer

@@ -16,7 +16,8 @@ from tests.contract.grpc_server import SERVICE, add_model, data_plane, infer_mes
 from tritonclient.utils import InferenceServerException
 
 from naiad.core.dataplane import DataPlane
-from naiad.core.lifecycle import Lifecycle, LoadOptions
+from naiad.core.lifecycle import Lifecycle
+from naiad.core.loadoptions import LoadOptions
 from naiad.core.registry import Registry
 from naiad.grpc.library import LibraryServer
 from naiad.grpc.server import GrpcServer

@@ -21,7 +21,8 @@ from tests.unit.core.mortal import CONFIG, Mortal, MortalBackend
 from tritonclient.utils import InferenceServerException
 
 from naiad.core.dataplane import DataPlane
-from naiad.core.lifecycle import ControlMode, Lifecycle, LoadOptions
+from naiad.core.lifecycle import Lifecycle
+from naiad.core.loadoptions import ControlMode, LoadOptions
 from naiad.core.metrics import Metrics
 from naiad.core.readiness import ModelReadiness
 from naiad.core.registry import Registry

@@ -18,7 +18,8 @@ import numpy as np
 
 from naiad.core import loading
 from naiad.core.dataplane import DataPlane
-from naiad.core.lifecycle import ControlMode, Lifecycle, LoadOptions
+from naiad.core.lifecycle import Lifecycle
+from naiad.core.loadoptions import ControlMode, LoadOptions
 from naiad.core.model import ServedModel
 from naiad.core.registry import Registry
 from naiad.core.restriction import Restriction
