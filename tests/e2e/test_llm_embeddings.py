@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 import onnxruntime
-import openai
 import pytest
 import tritonclient.grpc
 import tritonclient.http
+from tests.e2e.official import client_of
 from tests.e2e.process import Reply, ServerProcess, eventually, serving
 from tests.e2e.tensors import Array
 from tests.e2e.test_llm_faults import engines
@@ -168,7 +168,7 @@ def test_mistakes_are_named(server: ServerProcess) -> None:
 
 
 def test_openai_s_client(server: ServerProcess, reference: Any, tokenizer: Tokenizer) -> None:
-    with openai.OpenAI(base_url=f"http://{server.http}/v1", api_key="none") as client:
+    with client_of(server) as client:
         texts = [text for text in TEXTS if text]
         answer = client.embeddings.create(model=MODEL, input=texts)
         expected = [reference(text) for text in texts]

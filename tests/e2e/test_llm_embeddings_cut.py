@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import openai
 import pytest
+from tests.e2e.official import client_of
 from tests.e2e.process import ServerProcess, serving
 from tests.e2e.tensors import Array
 from tests.e2e.test_llm_embeddings import LONG, MODEL, TEXTS, clients, text_input
@@ -37,9 +38,7 @@ def server(
 
 @pytest.fixture(scope="module")
 def official(server: ServerProcess) -> Iterator[openai.OpenAI]:
-    with openai.OpenAI(
-        base_url=f"http://{server.http}/v1", api_key="none", max_retries=0
-    ) as client:
+    with client_of(server) as client:
         yield client
 
 

@@ -8,6 +8,7 @@ import openai
 import pytest
 from tests.e2e import tiny_llama
 from tests.e2e.llm import post
+from tests.e2e.official import client_of
 from tests.e2e.process import ServerProcess, serving
 
 GREEDY: dict[str, Any] = {"temperature": 0, "max_tokens": 3}
@@ -34,9 +35,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
 
 @pytest.fixture(scope="module")
 def client(server: ServerProcess) -> Iterator[openai.OpenAI]:
-    with openai.OpenAI(
-        base_url=f"http://{server.http}/v1", api_key="none", max_retries=0
-    ) as client:
+    with client_of(server) as client:
         yield client
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import openai
 import pytest
+from tests.e2e.official import client_of
 from tests.e2e.process import ServerProcess, serving
 
 MODELS = Path(__file__).with_name("repository")
@@ -27,7 +28,5 @@ def text_server(
 
 @pytest.fixture(scope="module")
 def client(text_server: ServerProcess) -> Iterator[openai.OpenAI]:
-    with openai.OpenAI(
-        base_url=f"http://{text_server.http}/v1", api_key="none", max_retries=0, timeout=30
-    ) as made:
+    with client_of(text_server) as made:
         yield made

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import openai
 import pytest
+from tests.e2e.official import client_of
 from tests.e2e.process import ServerProcess, serving
 
 
@@ -65,7 +66,7 @@ def test_the_example_ensemble(examples: ServerProcess) -> None:
     tensor = {"name": "text", "datatype": "BYTES", "shape": [1, 1], "data": texts[:1]}
     reply = examples.post("/v2/models/sentence/infer", {"inputs": [tensor]})
     wanted = json.loads(reply.body)["outputs"][0]["data"]
-    with openai.OpenAI(base_url=f"http://{examples.http}/v1", api_key="none") as client:
+    with client_of(examples) as client:
         answer = client.embeddings.create(model="sentence", input=texts)
         assert [model.id for model in client.models.list()] == ["sentence"]
     assert np.allclose(answer.data[0].embedding, wanted, atol=1e-5)

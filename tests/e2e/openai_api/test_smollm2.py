@@ -11,6 +11,7 @@ from typing import Any
 
 import openai
 import pytest
+from tests.e2e.official import client_of
 from tests.e2e.openai_api.test_wire import send
 from tests.e2e.process import ServerProcess, eventually, serving
 
@@ -33,9 +34,7 @@ def server(
 
 @pytest.fixture(scope="module")
 def client(server: ServerProcess) -> Iterator[openai.OpenAI]:
-    with openai.OpenAI(
-        base_url=f"http://{server.http}/v1", api_key="none", max_retries=0, timeout=60
-    ) as made:
+    with client_of(server) as made:
         yield made
 
 

@@ -10,6 +10,9 @@ from typing import Literal
 MOST_LAYERS = 4096
 """No model has more."""
 
+Pooling = Literal["mean", "cls", "last"]
+"""How the vectors of tokens become one."""
+
 
 @dataclass(frozen=True, slots=True)
 class Rope:
@@ -111,7 +114,7 @@ class Encoder:
     token_types: int = 2
     norm_eps: float = 1e-12
     activation: Literal["gelu", "gelu_tanh", "relu"] = "gelu"
-    pooling: Literal["mean", "cls", "last"] = "mean"
+    pooling: Pooling = "mean"
     normalize: bool = True
     dimensions: tuple[int, ...] = ()
     """Shorter vectors that it was trained for (Matryoshka)."""

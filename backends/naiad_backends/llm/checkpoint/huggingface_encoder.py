@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from naiad_backends.errors import unsupported
-from naiad_backends.llm.checkpoint.architecture import Encoder
+from naiad_backends.llm.checkpoint.architecture import Encoder, Pooling
 from naiad_backends.llm.checkpoint.fields import Fields, read_json
 from naiad_backends.llm.checkpoint.huggingface_names import activation_of
 
@@ -29,7 +29,7 @@ def encoder_of(config: Fields, folder: Path, kind: str) -> Encoder:
         token_types=config.integer("type_vocab_size", 2),
         norm_eps=config.number("layer_norm_eps", 1e-12),
         activation=activation_of(config, "hidden_act", "gelu"),  # type: ignore[arg-type]
-        pooling=pooling,  # type: ignore[arg-type]
+        pooling=pooling,
         normalize=normalize,
         dimensions=_dimensions(config),
     )
@@ -53,7 +53,7 @@ def _positions(config: Fields, folder: Path, offset: int) -> int:
     return longest - offset
 
 
-def _pooling(folder: Path) -> tuple[str, bool]:
+def _pooling(folder: Path) -> tuple[Pooling, bool]:
     """How, and whether the vector gets the length 1."""
     path = folder / "1_Pooling" / "config.json"
     modules = folder / "modules.json"
@@ -61,7 +61,7 @@ def _pooling(folder: Path) -> tuple[str, bool]:
     if not path.exists():
         return "mean", normalize
     pooling = Fields(read_json(path), str(path))
-    ways = {
+    ways: dict[str, Pooling] = {
         "pooling_mode_mean_tokens": "mean",
         "pooling_mode_cls_token": "cls",
         "pooling_mode_lasttoken": "last",
