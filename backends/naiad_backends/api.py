@@ -544,10 +544,16 @@ class RemoteInstance(StreamingInstance):
         """How many batches it wants at once, at least 1: what is more than 1 is sent ahead, so that
         it need not wait for the server between two that take microseconds."""
 
+    @property
+    def window_for_calls(self) -> int:
+        """The same, at most `window`, for the calls of other models: how many batches it may have
+        where none of them would keep a call waiting that it waits for itself."""
+        return 1
+
     @abstractmethod
     def watch(self, listener: Callable[[], None]) -> None:
         """Have it called after each change of `state`, once the ends of all work that the change
-        has ended are told, and when `window` has grown without an end of work."""
+        has ended are told, and when a window has grown without an end of work."""
 
     @abstractmethod
     def begin(

@@ -31,6 +31,34 @@ class TritonPythonModel:
 """
 """Asks the first model of the path for the rest of it."""
 
+LATER = """
+import threading
+
+import numpy as np
+import triton_python_backend_utils as pb_utils
+
+
+class TritonPythonModel:
+    def execute(self, requests):
+        for request in requests:
+            sender = request.get_response_sender()
+            threading.Thread(target=self.answer, args=(request, sender)).start()
+        return [None] * len(requests)
+
+    def answer(self, request, sender):
+        path = pb_utils.get_input_tensor_by_name(request, "path").as_numpy()[0].decode()
+        name, _, rest = path.partition(" ")
+        response = pb_utils.InferenceResponse([pb_utils.Tensor("y", np.array([1], np.int32))])
+        if name:
+            response = pb_utils.InferenceRequest(
+                model_name=name,
+                requested_output_names=["y"],
+                inputs=[pb_utils.Tensor("path", np.array([rest.encode()], object))],
+            ).exec()
+        sender.send(response, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+"""
+"""The same, but its execution has ended before it answers."""
+
 CONFIG = """
 backend: "python"
 input {{ name: "path" data_type: TYPE_STRING dims: 1 }}
@@ -44,6 +72,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     repository = tmp_path_factory.mktemp("repository")
     for name, count in (("one", 1), ("two", 2)):
         write(repository / name, count)
+    write(repository / "later", 1, LATER)
+    for name in ("one", "two"):
         maps = {"path": "path"}, {"y": "y"}
         text = ensembles.config(
             {"path": ("STRING", "1")}, {"y": ("INT32", "1")}, ensembles.step(name, *maps), batch=0
@@ -53,9 +83,9 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
         yield server
 
 
-def write(folder: Path, count: int) -> None:
+def write(folder: Path, count: int, model: str = MODEL) -> None:
     (folder / "1").mkdir(parents=True)
-    (folder / "1/model.py").write_text(MODEL)
+    (folder / "1/model.py").write_text(model)
     (folder / "config.pbtxt").write_text(CONFIG.format(count=count))
 
 
@@ -68,6 +98,12 @@ def ask(server: ServerProcess, path: str) -> Reply:
 @pytest.mark.parametrize("path", ["one", "one two", "two one", "two two", "two one two"])
 def test_models_ask_others(server: ServerProcess, path: str) -> None:
     assert ask(server, path).json()["outputs"][0]["data"] == [1]
+
+
+@pytest.mark.parametrize("path", ["later one later", "later later one"])
+def test_who_answers_later_takes_calls_meanwhile(server: ServerProcess, path: str) -> None:
+    answer = ask(server, path)
+    assert answer.status == 200, answer.json()
 
 
 @pytest.mark.parametrize("path", ["one one", "two two two", "one two one", "two one two one"])

@@ -52,6 +52,11 @@ class EngineInstance(ChildInstance[Ready]):
     def window(self) -> int:
         return _WINDOW
 
+    @property
+    def window_for_calls(self) -> int:
+        """An engine waits for no other model."""
+        return _WINDOW
+
     def refusal(self, waiting: int) -> NaiadError | None:
         """An engine that is expected back has as many places as one that is there."""
         return self._queue.refusal(waiting, max(math.ceil(self._start_seconds), 1))

@@ -117,6 +117,11 @@ class ProcessInstance(ChildInstance[bytes]):
         quick = 0 < self._average_ns < _QUICK_NS
         return (_AHEAD if quick else 1) + self._batches.deferred
 
+    @property
+    def window_for_calls(self) -> int:
+        """It executes one, which may wait for a call. What it answers later is in nobody's way."""
+        return 1 + self._batches.deferred
+
     async def unready(self) -> str:
         if self._trouble or not self._opinion:
             return self._trouble

@@ -110,16 +110,18 @@ class RemoteWorkers(Generic[JobT]):
 
     def _choose(self, work: Batch[JobT]) -> _Place[JobT] | None:
         """The instance with the fewest batches of those that want more. A request of a model does
-        not wait behind another one, which may be the one that waits for it."""
+        not wait behind another one that may be the one that waits for it."""
         chosen: _Place[JobT] | None = None
-        ahead = not work.jobs[0].request.callers
+        called = work.jobs[0].request.callers
         for place in self._places:
             number, instance = len(place.sent), place.instance
             if chosen is not None and number >= len(chosen.sent):
                 continue
-            if instance.state is READY and number < (instance.window if ahead else 1):
-                if not number:
-                    return place
+            if instance.state is not READY:
+                continue
+            if not number:
+                return place
+            if number < (instance.window_for_calls if called else instance.window):
                 chosen = place
         return chosen
 

@@ -26,13 +26,16 @@ class Distant(RemoteInstance):
     most: requests that may wait; 0 for any number.
     """
 
-    def __init__(self, window: int = 1, quick: bool = False, most: int = 0) -> None:
+    def __init__(
+        self, window: int = 1, quick: bool = False, most: int = 0, for_calls: int = 1
+    ) -> None:
         self.batches: list[list[str]] = []
         self.handed: deque[Handed] = deque()
         self.quick = quick
         self.most = most
         self.reason = ""
         self._window = window
+        self._for_calls = for_calls
         self._state = READY
         self._listeners: list[Callable[[], None]] = []
 
@@ -43,6 +46,10 @@ class Distant(RemoteInstance):
     @property
     def window(self) -> int:
         return self._window
+
+    @property
+    def window_for_calls(self) -> int:
+        return self._for_calls
 
     def refusal(self, waiting: int) -> NaiadError | None:
         full = self.most and waiting >= self.most
@@ -61,6 +68,8 @@ class Distant(RemoteInstance):
             done(None)
             return
         assert len(self.handed) < self._window
+        if any(request.callers for request in requests):
+            assert len(self.handed) < self._for_calls
         self.batches.append([request.id for request in requests])
         self.handed.append((requests, responders, done))
         if self.quick:
@@ -88,6 +97,12 @@ class Distant(RemoteInstance):
         """Change the state when nothing is in flight."""
         assert not self.handed
         self._state = state
+        self._tell()
+
+    def put_off(self) -> None:
+        """What it executes will be answered later; it wants another one meanwhile."""
+        self._window += 1
+        self._for_calls += 1
         self._tell()
 
     def _tell(self) -> None:

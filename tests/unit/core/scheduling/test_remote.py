@@ -4,14 +4,16 @@ import asyncio
 from collections.abc import Sequence
 from contextlib import aclosing
 
+import hypothesis.strategies as st
 import pytest
+from hypothesis import given
 from tests.unit.core.scheduling.distant import DOWN, READY, RESTARTING, Distant
 
 from naiad.core.responses import Part
 from naiad.core.scheduling.decoupled import Decoupled
 from naiad.core.scheduling.direct import Direct
 from naiad.core.stats import Failure, ModelStatistics
-from naiad_backends.api import Request, Response
+from naiad_backends.api import Done, Request, Responder, Response
 from naiad_backends.errors import Code, NaiadError, invalid
 
 
@@ -22,8 +24,8 @@ class Scene:
         self.stats = ModelStatistics()
         self.scheduler = Direct("m/1", instances, self.stats)
 
-    def ask(self, name: str) -> "asyncio.Task[Response]":
-        submit = self.scheduler.submit(Request("m", id=name), 1)
+    def ask(self, name: str, *callers: Distant) -> "asyncio.Task[Response]":
+        submit = self.scheduler.submit(Request("m", id=name, callers=callers), 1)
         return asyncio.get_running_loop().create_task(submit)
 
     async def asked(self, names: str) -> "list[asyncio.Task[Response]]":
@@ -216,6 +218,89 @@ async def test_one_that_is_removed_finishes_what_it_has() -> None:
     await scene.end()
 
 
+# -- calls of models
+
+
+async def test_a_request_of_a_model_is_not_handed_ahead() -> None:
+    one, other = Distant(window=3), Distant(window=3)
+    scene = Scene(one, other)
+    tasks = await scene.asked("ab")
+    tasks.append(scene.ask("c", one))
+    tasks += await scene.asked("d")
+    assert scene.scheduler.pending == 2
+    other.end()
+    await turn()
+    assert (one.batches, other.batches) == ([["a"], ["d"]], [["b"], ["c"]])
+    other.end()
+    one.end()
+    one.end()
+    await asyncio.gather(*tasks)
+    await scene.end()
+
+
+async def test_a_call_is_handed_to_one_that_waits_for_nobody() -> None:
+    engine = Distant(window=100, for_calls=100)
+    scene = Scene(engine)
+    tasks = await scene.asked("ab")
+    tasks.append(scene.ask("c", Distant()))
+    tasks += await scene.asked("d")
+    assert engine.batches == [["a"], ["b"], ["c"], ["d"]]
+    for _ in range(4):
+        engine.end()
+    await asyncio.gather(*tasks)
+    await scene.end()
+
+
+async def test_a_call_does_not_wait_for_answers_that_are_put_off() -> None:
+    instance = Distant()
+    scene = Scene(instance)
+    tasks = await scene.asked("a")
+    tasks.append(scene.ask("b", Distant()))
+    await turn()
+    assert instance.batches == [["a"]]
+    instance.put_off()
+    assert instance.batches == [["a"], ["b"]]
+    instance.end()
+    instance.end()
+    await asyncio.gather(*tasks)
+    await scene.end()
+
+
+WINDOWS = st.lists(st.tuples(st.integers(1, 3), st.integers(1, 3)), min_size=1, max_size=3)
+
+
+@given(windows=WINDOWS, course=st.lists(st.integers(-2, 2), max_size=40))
+async def test_whoever_comes_first_is_begun_first(
+    windows: list[tuple[int, int]], course: list[int]
+) -> None:
+    """windows: of an instance, and that for calls.
+    course: a call (-2), a client's request (-1), or an end at an instance."""
+    begun: list[str] = []
+
+    class Noting(Distant):
+        def begin(
+            self, requests: Sequence[Request], responders: Sequence[Responder], done: Done
+        ) -> None:
+            begun.extend(request.id for request in requests)
+            super().begin(requests, responders, done)
+
+    instances = [Noting(most, for_calls=min(most, called)) for most, called in windows]
+    scene = Scene(*instances)
+    tasks: list[asyncio.Task[Response]] = []
+    for step in course:
+        if step < 0:
+            callers = (Distant(),) if step == -2 else ()
+            tasks.append(scene.ask(str(len(tasks)), *callers))
+        elif step < len(instances) and instances[step].handed:
+            instances[step].end()
+        await turn()
+    while any(instance.handed for instance in instances):
+        next(instance for instance in instances if instance.handed).end()
+    await asyncio.gather(*tasks)
+    await scene.end()
+    assert begun == [str(number) for number in range(len(tasks))]
+
+
 # -- decoupled models
 
 
@@ -308,22 +393,4 @@ async def test_only_sequences_run_again() -> None:
     (task,) = await scene.asked("a")
     instance.end(Response(reschedule=True))
     assert last_error(await task).code is Code.INVALID_ARG
-    await scene.end()
-
-
-async def test_a_request_of_a_model_is_not_handed_ahead() -> None:
-    one, other = Distant(window=3), Distant(window=3)
-    scene = Scene(one, other)
-    tasks = await scene.asked("ab")
-    request = Request("m", id="c", callers=(one,))
-    called = asyncio.get_running_loop().create_task(scene.scheduler.submit(request, 1))
-    tasks += await scene.asked("d")
-    assert scene.scheduler.pending == 2
-    other.end()
-    await turn()
-    assert (one.batches, other.batches) == ([["a"], ["d"]], [["b"], ["c"]])
-    other.end()
-    one.end()
-    one.end()
-    await asyncio.gather(*tasks, called)
     await scene.end()
