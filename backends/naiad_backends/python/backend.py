@@ -8,8 +8,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import orjson
-
 from naiad_backends.api import Backend, Completion, Model, ModelSpec
 from naiad_backends.child.output import Output
 from naiad_backends.errors import invalid
@@ -69,9 +67,9 @@ class PythonBackend(Backend):
         head = {"complete": True, "file": str(file), "version": str(spec.path), "config": before}
         work = self._completed(spec, head)
         said = asyncio.run_coroutine_threadsafe(work, self.services.loop).result()
-        return completion(before, orjson.loads(said)[0])
+        return completion(before, said)
 
-    async def _completed(self, spec: ModelSpec, head: dict[str, Any]) -> bytes:
+    async def _completed(self, spec: ModelSpec, head: dict[str, Any]) -> Any:
         loop = self.services.loop
         environment = await asyncio.to_thread(self._environment, spec)
         name = f"{spec.name}: auto_complete_config"

@@ -51,7 +51,7 @@ class Limits:
     idle_seconds: float = 10.0
 
 
-class ProcessInstance(ChildInstance[bytes]):
+class ProcessInstance(ChildInstance[Any]):
     """Its methods are those of the contract; `start` comes first."""
 
     _process: WorkerProcess
@@ -106,8 +106,8 @@ class ProcessInstance(ChildInstance[bytes]):
     def _soon(self, wait: float) -> bool:
         return wait <= _SOON_SECONDS
 
-    def _ready(self, ready: bytes) -> None:
-        self._opinion = bool(orjson.loads(ready)[0])
+    def _ready(self, ready: Any) -> None:
+        self._opinion = bool(ready)
         self._tidying = self._loop.call_later(self._limits.tidy_seconds, self._tidy)
 
     # -- the contract

@@ -33,8 +33,8 @@ _STOP_SECONDS = 30.0
 _MESSAGES = getattr(socket, "SOCK_SEQPACKET", socket.SOCK_DGRAM)
 
 
-class WorkerProcess(ChildProcess[bytes]):
-    """One process. What it says when it is ready is a head."""
+class WorkerProcess(ChildProcess[Any]):
+    """One process. What it says when it is ready are plain values."""
 
     what = "worker"
 
@@ -69,7 +69,7 @@ class WorkerProcess(ChildProcess[bytes]):
         lifeline, ours = os.pipe()
         self._lifeline = io.FileIO(ours, "w")
         self._given += (blocks, io.FileIO(lifeline))
-        self._answers: asyncio.Queue[tuple[int, bytes]] = asyncio.Queue()
+        self._answers: asyncio.Queue[tuple[int, Any]] = asyncio.Queue()
         self._said = 0
 
     # -- the beginning
@@ -80,7 +80,7 @@ class WorkerProcess(ChildProcess[bytes]):
     def _variables(self) -> Mapping[str, str]:
         return self._environment.variables(os.environ)
 
-    async def _greet(self) -> bytes:
+    async def _greet(self) -> Any:
         """Raises INVALID_ARG with the model's text if it fails."""
         seconds = self._start_seconds
         try:
@@ -96,20 +96,23 @@ class WorkerProcess(ChildProcess[bytes]):
         self._work.write(to_worker(Kind.START, self._head))
         return await self._expect(Kind.READY)
 
-    async def _expect(self, wanted: Kind) -> bytes:
-        kind, head = await self._heard(self._answers.get())
+    async def _expect(self, wanted: Kind) -> Any:
+        kind, said = await self._heard(self._answers.get())
         if kind == Kind.FAILED:
-            raise invalid(str(orjson.loads(head)[0]))
+            raise invalid(str(said))
         if kind != wanted:
             raise internal(f"worker '{self.name}' has answered something unexpected")
-        return head
+        return said
 
     def _take(self, kind: int, head: bytes, data: bytearray, block: int) -> None:
         if kind in (Kind.HELLO, Kind.READY, Kind.FAILED):
             if self._said == kind or self._said >= Kind.READY:
                 raise ValueError(f"message {kind} has come before")
             self._said = kind
-            self._answers.put_nowait((kind, head))
+            said = orjson.loads(head)
+            if not isinstance(said, list) or not said:
+                raise ValueError(f"message {kind} says nothing")
+            self._answers.put_nowait((kind, said[0]))
         else:
             self.work(kind, head, data, block)
 

@@ -1,6 +1,7 @@
 """Messages between the server and an engine, cut anywhere by the stream."""
 
 import msgspec
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -39,3 +40,8 @@ def test_what_to_load_arrives_with_its_options() -> None:
     (message,) = (bytes(m) for m in Frames().feed(frame(start)))
 
     assert msgspec.msgpack.decode(message, type=Start) == start
+
+
+def test_what_is_no_message_is_not_waited_for() -> None:
+    with pytest.raises(ValueError, match="no message"):
+        list(Frames().feed(b"a line that somebody printed\n"))

@@ -4,7 +4,7 @@ until a request comes, and then sends what it was told to.
 Told by the head that a worker begins with: `early` is sent right after READY, `late` when the first
 request comes, as pairs of a channel (0 for work, 1 beside it, 2 for blocks) and bytes; for blocks
 the bytes are a number and what is announced under it, and channel 3 stands for its end. After
-`late` it ends, too, or waits if `stays`.
+`late` it ends, too, or waits if `stays`. In place of READY comes what is in the file `ready`.
 """
 
 import fcntl
@@ -63,7 +63,8 @@ def main(numbers: list[int]) -> None:
         receive(rest)
         if kind == START:
             head = marshal.loads(content)
-            work.sendall(message(11, b"[false]"))
+            with open(head["ready"], "rb") as file:
+                work.sendall(file.read())
             send(head["early"])
         elif kind == EXECUTE:
             send(head["late"])

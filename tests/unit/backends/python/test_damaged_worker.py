@@ -3,6 +3,8 @@ another one and goes on."""
 
 import asyncio
 import json
+import os
+import signal
 import struct
 import sys
 import time
@@ -16,6 +18,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from tests.e2e.process import eventually
 
 from naiad_backends.api import (
     Execution,
@@ -48,6 +51,8 @@ SPEC = ModelSpec(
 
 Sent = Sequence[tuple[int, bytes]]
 
+SOUND_READY = to_server(Kind.READY, "[false]")
+
 
 class Workers:
     """Instances whose processes are fakes, and the event loop that they live on."""
@@ -56,6 +61,7 @@ class Workers:
         self.interpreter = folder / "fake"
         self.interpreter.write_text(f"#!{sys.executable} -IS\n{FAKE.read_text()}")
         self.interpreter.chmod(0o755)
+        self.ready = folder / "ready"
         self.services = Alone()
         self.faults: list[str] = []
         self.services.loop.call_soon_threadsafe(
@@ -64,9 +70,15 @@ class Workers:
         )
 
     def start(
-        self, late: Sent, early: Sent = (), stays: bool = False, decoupled: bool = False
+        self,
+        late: Sent,
+        early: Sent = (),
+        stays: bool = False,
+        decoupled: bool = False,
+        ready: bytes = SOUND_READY,
     ) -> ProcessInstance:
-        head = {"early": list(early), "late": list(late), "stays": stays}
+        self.ready.write_bytes(ready)
+        head = {"early": list(early), "late": list(late), "stays": stays, "ready": str(self.ready)}
 
         async def start() -> ProcessInstance:
             spec = replace(SPEC, decoupled=decoupled)
@@ -231,6 +243,42 @@ def test_what_no_worker_sends_ends_it(workers: Workers, kind: str) -> None:
     assert isinstance(outcome, NaiadError)
     assert outcome.code is Code.UNAVAILABLE
     assert "it has sent what cannot be read" in outcome.message
+    instance.close()
+    workers.works()
+
+
+FIRST = {
+    "no JSON": to_server(Kind.READY, "[fa"),
+    "no list": to_server(Kind.READY, '{"a": 1}'),
+    "nothing": to_server(Kind.READY, "[]"),
+    "a failure that is no JSON": to_server(Kind.FAILED, "no"),
+    "garbage": b"garbage " * 4,
+}
+"""In place of READY."""
+
+
+@pytest.mark.parametrize("kind", FIRST)
+def test_a_first_message_that_is_none_fails_the_start(workers: Workers, kind: str) -> None:
+    with pytest.raises(NaiadError, match="it has sent what cannot be read") as caught:
+        workers.start([], ready=FIRST[kind])
+    assert caught.value.code is Code.INTERNAL
+    workers.works()
+
+
+@pytest.mark.parametrize("kind", FIRST)
+def test_it_fails_a_restart_and_another_one_follows(
+    workers: Workers, kind: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The log and the instance tell why."""
+    instance = workers.start([])
+    workers.ready.write_bytes(FIRST[kind])
+    os.kill(instance.pid, signal.SIGKILL)
+    eventually(lambda: "its worker fails to start" in instance.trouble())
+    assert instance.state is InstanceState.DOWN
+    assert "it has sent what cannot be read" in instance.trouble()
+    assert "'model_0': worker 'model_0' has ended: it has sent what cannot be read" in caplog.text
+    workers.ready.write_bytes(SOUND_READY)
+    eventually(lambda: instance.state is InstanceState.READY)
     instance.close()
     workers.works()
 
