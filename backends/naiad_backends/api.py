@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from naiad_backends.datatypes import BY_NUMPY, DATATYPES
-from naiad_backends.errors import NaiadError, internal, invalid, unsupported
+from naiad_backends.errors import NaiadError, QueueFull, internal, invalid, unsupported
 
 if TYPE_CHECKING:
     from naiad_backends.generation import TextTools
@@ -567,7 +567,7 @@ class RemoteInstance(StreamingInstance):
             first has its end first. None for an instance that was not READY.
         """
 
-    def refusal(self, waiting: int) -> NaiadError | None:
+    def refusal(self, waiting: int) -> QueueFull | None:
         """What a request hears that no instance has room for now, if as many wait already as may;
         None lets it wait, too. The instances of a model say the same.
 
@@ -584,6 +584,10 @@ class Model(ABC):
 
     text: "TextTools | None" = None
     """The tokens of a model that writes or embeds text, if its backend knows them."""
+
+    makes_batches: bool = False
+    """True: its instances take requests as they come and make batches of their own, so that nothing
+    waits for a dynamic batcher."""
 
     @abstractmethod
     def instance(self, placement: Placement) -> Instance:

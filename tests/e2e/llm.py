@@ -36,8 +36,12 @@ def write_smollm2(repository: Path, name: str, examples: Path, **parameters: str
     return folder
 
 
-def write_as_vllm(repository: Path, name: str, examples: Path, **options: Any) -> Path:
-    """The same, in the form of Triton's vLLM backend: a model.json that names the model."""
+def write_as_vllm(
+    repository: Path, name: str, examples: Path, batching: str = "", **options: Any
+) -> Path:
+    """The same, in the form of Triton's vLLM backend: a model.json that names the model.
+
+    batching: what the configuration says of it."""
     folder = repository / name
     (folder / "1").mkdir(parents=True)
     document = {
@@ -48,7 +52,7 @@ def write_as_vllm(repository: Path, name: str, examples: Path, **options: Any) -
     }
     (folder / "1" / "model.json").write_text(json.dumps(document))
     (folder / "config.pbtxt").write_text(
-        'backend: "vllm"\ninstance_group [ { count: 1 kind: KIND_MODEL } ]\n'
+        f'backend: "vllm"\ninstance_group [ {{ count: 1 kind: KIND_MODEL }} ]\n{batching}'
     )
     return folder
 

@@ -18,6 +18,11 @@ from tests.e2e.process import ServerProcess, endpoint, eventually, serving, star
 
 PROMPT = "Once upon a time"
 
+BATCHING = """
+model_transaction_policy { decoupled: true }
+dynamic_batching { max_queue_delay_microseconds: 600000000 }
+"""
+
 LONG: dict[str, Any] = {"temperature": 0, "ignore_eos": True, "max_tokens": 1_000}
 
 
@@ -25,10 +30,12 @@ LONG: dict[str, Any] = {"temperature": 0, "ignore_eos": True, "max_tokens": 1_00
 def server(
     example_repository: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[ServerProcess]:
-    """`tight` runs one text, and two may wait; it is as for Triton's vLLM backend."""
+    """`tight` runs one text, and two may wait; it is as for Triton's vLLM backend, with a batcher
+    that is not used."""
     repository = tmp_path_factory.mktemp("repository")
     write_smollm2(repository, "smollm2", example_repository, max_logprobs="300")
-    write_as_vllm(repository, "tight", example_repository, max_num_seqs=1, max_num_queued_reqs=2)
+    few = {"max_num_seqs": 1, "max_num_queued_reqs": 2}
+    write_as_vllm(repository, "tight", example_repository, BATCHING, **few)
     with serving(tmp_path_factory.mktemp("server"), repository) as running:
         yield running
 
@@ -71,6 +78,12 @@ def test_a_choice_of_several_that_leaves(server: ServerProcess) -> None:
     with asking(server, n=4, temperature=1):
         eventually(lambda: metric(server, "num_requests_running") == 4)
     eventually(lambda: at_rest(server))
+
+
+def test_a_batcher_is_not_used(server: ServerProcess) -> None:
+    """The log says so."""
+    assert "model 'tight': dynamic_batching has no effect" in server.log()
+    assert generate(server, PROMPT, "tight", max_tokens=2)["text_output"]
 
 
 def test_a_full_queue(server: ServerProcess) -> None:

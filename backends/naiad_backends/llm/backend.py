@@ -55,6 +55,7 @@ class LlmBackend(Backend):
                 field="model_transaction_policy.decoupled",
                 hint=f"set it to {str(not embeds).lower()}, or leave it out",
             )
+        _check_batches(spec, embeds)
         cache = self.options.get("cache-folder", "")
         built = str(Path(cache) / "kernels") if cache else ""
         kind = EmbeddingModel if embeds else LlmModel
@@ -66,3 +67,20 @@ class LlmBackend(Backend):
         options = configuration.options(spec)
         path = configuration.location(spec, options)
         return options, path, open_checkpoint(path, options.load_format)
+
+
+def _check_batches(spec: ModelSpec, embeds: bool) -> None:
+    """What stands in one tensor. Raises INVALID_ARG."""
+    if embeds and not spec.max_batch_size:
+        raise invalid(
+            "an embedding model takes batches of texts",
+            field="max_batch_size",
+            hint="set it to 1 or more",
+        )
+    if not embeds and spec.max_batch_size:
+        raise invalid(
+            "a request to a text generator has one prompt, without a batch dimension",
+            field="max_batch_size",
+            hint="set it to 0, or leave it out; texts of different requests are written together"
+            " all the same, see max_num_seqs",
+        )

@@ -134,7 +134,7 @@ class LlmInstance(EngineInstance):
             self._metrics.add("admission_rejections_total", "max_num_queued_reqs")
             raise
 
-    def refusal(self, waiting: int) -> NaiadError | None:
+    def refusal(self, waiting: int) -> QueueFull | None:
         error = super().refusal(waiting)
         if error is not None:
             self._metrics.add("admission_rejections_total", "max_num_queued_reqs")

@@ -48,7 +48,9 @@ class EngineModel(ChildModel[EngineInstance]):
 
 
 class LlmModel(EngineModel):
-    """One that writes text."""
+    """One that writes text. Each step of its engines is a batch of all texts that are there."""
+
+    makes_batches = True
 
     def _prepare(self, checkpoint: Checkpoint) -> None:
         self._numbers = itertools.count()

@@ -10,7 +10,7 @@ from abc import abstractmethod
 
 from naiad_backends.api import Placement
 from naiad_backends.child.instance import ChildInstance
-from naiad_backends.errors import NaiadError
+from naiad_backends.errors import QueueFull
 from naiad_backends.llm.messages import FromEngine, Ready, Start
 from naiad_backends.llm.process import EngineProcess
 from naiad_backends.llm.queue import Queue
@@ -57,7 +57,7 @@ class EngineInstance(ChildInstance[Ready]):
         """An engine waits for no other model."""
         return _WINDOW
 
-    def refusal(self, waiting: int) -> NaiadError | None:
+    def refusal(self, waiting: int) -> QueueFull | None:
         """An engine that is expected back has as many places as one that is there."""
         return self._queue.refusal(waiting, max(math.ceil(self._start_seconds), 1))
 

@@ -3,6 +3,7 @@
 Runs on loader threads. Knows nothing of requests: nobody schedules these objects yet.
 """
 
+import logging
 import time
 from collections import defaultdict, deque
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,6 +16,7 @@ from naiad.core.warmup import warmer
 from naiad.repository.config import ModelConfig
 from naiad.repository.instances import InstancePlan
 from naiad.repository.override import Upload
+from naiad.repository.scheduling import DynamicBatching
 from naiad.repository.watch import fingerprint
 from naiad_backends.api import (
     Backend,
@@ -27,6 +29,8 @@ from naiad_backends.api import (
 )
 from naiad_backends.errors import NaiadError, unsupported
 from naiad_ensembles.graph import Graph
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +56,10 @@ class LoadedModel:
     graph: Graph | None = None
     cache: Store | None = None
     identity: bytes = b""
+
+    def dynamic_batching(self) -> DynamicBatching | None:
+        """The batcher that requests wait for; None if they wait for none."""
+        return None if self.model.makes_batches else self.config.dynamic_batching()
 
     def close(self) -> None:
         """Give everything back, instances first and files last."""
@@ -103,6 +111,10 @@ def _load(backend: Backend, config: ModelConfig, spec: ModelSpec) -> LoadedModel
     except BaseException:
         model.close()
         raise
+    if model.makes_batches and config.dynamic_batching() is not None:
+        logger.warning(
+            "model '%s': dynamic_batching has no effect: the model makes its own batches", spec.name
+        )
     seconds = time.perf_counter() - begun
     return LoadedModel(config, spec, model, instances, labels, states, seconds)
 

@@ -48,7 +48,7 @@ def _scheduler(
     loaded: LoadedModel, stats: ModelStatistics, gate: Gate | None
 ) -> Resizable | Sequenced:
     """The scheduler that the configuration asks for, without a cache."""
-    spec, batching = loaded.spec, loaded.config.dynamic_batching()
+    spec, batching = loaded.spec, loaded.dynamic_batching()
     name = f"{spec.name}/{spec.version}"
     largest, key = spec.max_batch_size or 1, batch_key(spec)
     delay = batching.delay_ns if batching is not None else 0

@@ -16,7 +16,7 @@ from naiad.core.scheduling.gate import Gate
 from naiad.core.scheduling.instances import InstanceT, Outbox, Worker, stop_all
 from naiad.core.scheduling.remote import READY, all_down
 from naiad_backends.api import RemoteInstance
-from naiad_backends.errors import NaiadError
+from naiad_backends.errors import NaiadError, QueueFull
 
 
 class Crew(Generic[InstanceT, JobT]):
@@ -89,6 +89,13 @@ class Crew(Generic[InstanceT, JobT]):
     def down(self) -> NaiadError | None:
         """What to answer if no instance will soon take work; None if one will."""
         return all_down(self._instances.values())
+
+    def refusal(self, waiting: int) -> QueueFull | None:
+        """What a request hears if instances elsewhere want no more than so many to wait."""
+        for instance in self._instances.values():
+            if isinstance(instance, RemoteInstance):
+                return instance.refusal(waiting // len(self._instances))
+        return None
 
     def run(self, work: Batch[JobT]) -> None:
         """Run work now, on a free instance, of which there must be one. Not with a gate."""

@@ -113,7 +113,7 @@ class Decoupled:
             line.submit(job)
         except QueueFull as full:
             self._stats.failed(job.arrived, time.perf_counter_ns(), Failure.REJECTED)
-            full.retry_after_s = self._stats.usual_seconds()
+            full.retry_after_s = full.retry_after_s or self._stats.usual_seconds()
             self._streams.forget(job)
             raise
 

@@ -17,6 +17,7 @@ from naiad.core.scheduling.gate import Gate
 from naiad.core.scheduling.instances import InstanceT
 from naiad.core.scheduling.patience import Patience
 from naiad.core.scheduling.queue import RequestQueue
+from naiad.core.scheduling.remote import elsewhere
 from naiad.core.scheduling.timer import Alarm
 from naiad.repository.scheduling import DynamicBatching
 from naiad_backends.errors import NaiadError
@@ -61,6 +62,7 @@ class Line(Generic[InstanceT, JobT]):
         self._batcher = Batcher(self._queue, batching.preferred, largest, patience)
         self._patience = patience
         self._alone = largest == 1
+        self._elsewhere = elsewhere(instances)
         self._loop = asyncio.get_running_loop()
         self._alarm = Alarm(self._dispatch)
         self._planned = False
@@ -76,6 +78,10 @@ class Line(Generic[InstanceT, JobT]):
 
     def submit(self, job: JobT) -> None:
         """Queue a request. Raises QueueFull."""
+        if self._elsewhere and len(self._queue):
+            refusal = self._crew.refusal(len(self._queue))
+            if refusal is not None:
+                raise refusal
         request = job.request
         level = self._batching.level(request.priority)
         self._queue.put(job, level, request.timeout_us * 1000)

@@ -51,7 +51,7 @@ class Distant(RemoteInstance):
     def window_for_calls(self) -> int:
         return self._for_calls
 
-    def refusal(self, waiting: int) -> NaiadError | None:
+    def refusal(self, waiting: int) -> QueueFull | None:
         full = self.most and waiting >= self.most
         return QueueFull(f"{waiting} wait already", 7) if full else None
 

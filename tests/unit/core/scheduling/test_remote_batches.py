@@ -86,6 +86,29 @@ async def test_batches_stay_full_because_nothing_is_sent_ahead() -> None:
     }
 
 
+async def test_no_more_wait_in_line_than_the_instances_want() -> None:
+    one, other = Distant(most=2), Distant(most=2)
+    scene = dynamic(one, other)
+    one.become(RESTARTING)
+    other.become(RESTARTING)
+    tasks = await scene.ask("abcdef")
+    for task in tasks[4:]:
+        error = error_of(task)
+        assert (error.code, error.message) == (Code.UNAVAILABLE, "2 wait already")
+        assert error.retry_after_s == 7
+    assert (scene.scheduler.pending, scene.scheduler.in_flight) == (4, 4)
+    other.become(READY)
+    await turn()
+    tasks += await scene.ask("g")
+    assert other.batches == [["a", "b", "c"]]
+    other.end()
+    await turn()
+    other.end()
+    await asyncio.gather(*tasks[:4], tasks[-1])
+    await scene.end()
+    assert (scene.stats.success.count, scene.stats.failures[Failure.REJECTED]) == (5, 2)
+
+
 async def test_a_batch_that_was_not_begun_is_formed_anew() -> None:
     instance = Distant()
     scene = dynamic(instance)
@@ -201,6 +224,29 @@ async def test_decoupled_requests_run_in_batches_and_end_one_by_one() -> None:
     await scheduler.drained()
     await scheduler.stop()
     assert stats.success.count == 4
+
+
+async def test_no_more_decoupled_requests_wait_for_the_rate_limiter_than_instances_want() -> None:
+    instance = Distant(most=2)
+    gate = Gate(Limiter({("R", None): 1}), [InstancePlan(Placement("m"), (Resource("R", 1),))])
+    stats = ModelStatistics()
+    scheduler = Decoupled("m/1", [instance], stats, gate)
+
+    async def ask(name: str) -> list[Part]:
+        return [part async for part in scheduler.stream(Request("m", id=name), 1)]
+
+    tasks = [asyncio.get_running_loop().create_task(ask(name)) for name in "abcd"]
+    await turn()
+    error = tasks[3].exception()
+    assert isinstance(error, NaiadError) and error.message == "2 wait already"
+    for name in "abc":
+        assert instance.batches[-1] == [name]
+        instance.end()
+        await turn()
+    await asyncio.gather(*tasks[:3])
+    await scheduler.drained()
+    await scheduler.stop()
+    assert (stats.success.count, stats.failures[Failure.REJECTED]) == (3, 1)
 
 
 # -- sequences
