@@ -23,7 +23,7 @@ interpreter._patch_lang_tensor = patch_tensor_for_numpy
 @pytest.fixture
 def device() -> torch.device:
     """Where tensors of a kernel have to be."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
 
 
 @pytest.fixture

@@ -32,6 +32,8 @@ OPTIONS = Options(
 )
 TOKENS = torch.randint(3, 97, (12,), generator=torch.Generator().manual_seed(1)).tolist()
 SOME = ["qwen3", "gemma2", "phi3-partial"]
+TOLERANCE = 3e-4 if torch.cuda.is_available() else 1e-4
+"""Of logits; a GPU's exponentials are less exact."""
 
 
 def runner_of(folder: Path, device: torch.device) -> GpuRunner:
@@ -56,7 +58,7 @@ def test_logits_are_those_of_transformers(name: str, tmp_path: Path, device: tor
         (singles[0], expected[3:4]),
         (singles[1], expected[9:10]),
     ):
-        torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(found, wanted, rtol=TOLERANCE, atol=TOLERANCE)
 
 
 def write(engine: Engine, requests: list[Add]) -> dict[int, tuple[list[int], str]]:
