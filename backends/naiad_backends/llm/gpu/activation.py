@@ -5,6 +5,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from naiad_backends.llm.gpu.chain import chained, take_turn
+
 KINDS = {"silu": 0, "gelu_tanh": 1, "gelu": 2}
 
 
@@ -15,8 +17,10 @@ def _gated_kernel(
     COLUMNS: tl.constexpr,
     BLOCK: tl.constexpr,
     KIND: tl.constexpr,
+    CHAINED: tl.constexpr,
 ) -> None:
     """One piece of one row."""
+    take_turn(CHAINED)
     row = tl.program_id(0).to(tl.int64)
     columns = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     mask = columns < COLUMNS
@@ -42,6 +46,12 @@ def gated(both: Tensor, kind: str) -> Tensor:
     out = torch.empty(rows, columns, dtype=both.dtype, device=both.device)
     block = min(triton.next_power_of_2(columns), 1024)
     _gated_kernel[(rows, triton.cdiv(columns, block))](
-        out, both, COLUMNS=columns, BLOCK=block, KIND=KINDS[kind], num_warps=4
+        out,
+        both,
+        COLUMNS=columns,
+        BLOCK=block,
+        KIND=KINDS[kind],
+        num_warps=4,
+        **chained(both.device),
     )
     return out

@@ -22,6 +22,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from naiad_backends.llm.gpu.chain import chained, take_turn
+
 LOG2_E = tl.constexpr(math.log2(math.e))
 
 
@@ -307,9 +309,11 @@ def _decode_kernel(
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
     SOFTCAP: tl.constexpr,
+    CHAINED: tl.constexpr,
 ) -> None:
     """One part of one sequence with one KV head. The only part of a sequence writes `out`; several
     write their unscaled sums, and peak and total, for `_combine_kernel`."""
+    take_turn(CHAINED)
     item = tl.program_id(0)
     if item >= tl.load(firsts + sequences):
         return
@@ -361,8 +365,10 @@ def _combine_kernel(
     HEAD_DIM: tl.constexpr,
     BLOCK_D: tl.constexpr,
     BLOCK_S: tl.constexpr,
+    CHAINED: tl.constexpr,
 ) -> None:
     """Join the parts of one sequence and head; zeros if there are none."""
+    take_turn(CHAINED)
     sequence = tl.program_id(0)
     head = tl.program_id(1)
     first = tl.load(firsts + sequence)
@@ -472,6 +478,7 @@ class Decode:
             num_warps=self._tile.warps,
             num_stages=self._tile.stages,
             **shape.constants,
+            **chained(q.device),
         )
         _combine_kernel[(count, shape.heads)](
             out,
@@ -483,4 +490,5 @@ class Decode:
             BLOCK_D=triton.next_power_of_2(shape.head_dim),
             BLOCK_S=16,
             num_warps=2,
+            **chained(q.device),
         )

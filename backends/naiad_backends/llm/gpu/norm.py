@@ -5,6 +5,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from naiad_backends.llm.gpu.chain import chained, take_turn
+
 
 @triton.jit
 def _norm_kernel(
@@ -16,8 +18,10 @@ def _norm_kernel(
     COLUMNS: tl.constexpr,
     BLOCK: tl.constexpr,
     ADD: tl.constexpr,
+    CHAINED: tl.constexpr,
 ) -> None:
     """One row."""
+    take_turn(CHAINED)
     columns = tl.arange(0, BLOCK)
     mask = columns < COLUMNS
     row = tl.program_id(0).to(tl.int64) * COLUMNS + columns
@@ -48,6 +52,7 @@ def _launch(
         BLOCK=block,
         ADD=add,
         num_warps=min(max(block // 512, 1), 16),
+        **chained(x.device),
     )
 
 

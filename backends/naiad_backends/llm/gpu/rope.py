@@ -12,6 +12,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from naiad_backends.llm.gpu.chain import chained, take_turn
+
 
 @dataclass(frozen=True, slots=True)
 class Rotation:
@@ -101,8 +103,10 @@ def _rope_kernel(
     ROTARY: tl.constexpr,
     INTERLEAVED: tl.constexpr,
     NORM: tl.constexpr,
+    CHAINED: tl.constexpr,
 ) -> None:
     """Some heads of one token: BLOCK_H of the queries, or of keys and values."""
+    take_turn(CHAINED)
     token = tl.program_id(0).to(tl.int64)
     part = tl.program_id(1)
     position = tl.load(positions + token)
@@ -176,5 +180,6 @@ def rope_and_store(
         INTERLEAVED=bool(rotation and rotation.interleaved),
         NORM=norms is not None,
         num_warps=4,
+        **chained(qkv.device),
     )
     return out

@@ -1,7 +1,7 @@
 """Puts the weights of a checkpoint on a GPU, and says how its matrices are multiplied.
 
-Those of plain types are products of cuBLAS in the type of the step; quantized ones become such
-matrices when they are loaded.
+Those of plain types are products in the type of the step, of cuBLAS if there is more than one row;
+quantized ones become such matrices when they are loaded.
 """
 
 from collections.abc import Sequence
@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from naiad_backends.llm.checkpoint.weights import Checkpoint, Weight
+from naiad_backends.llm.gpu.product import product
 from naiad_backends.llm.models.decoder import Linear
 from naiad_backends.llm.models.linear import as_tensor
 
@@ -48,7 +49,11 @@ class Loader:
         else:
             matrix = self._stack(weights)
         bias = self._stack(biases) if biases else None
-        return lambda x: functional.linear(x, matrix, bias)
+
+        def linear(x: Tensor) -> Tensor:
+            return product(x, matrix, bias) if len(x) == 1 else functional.linear(x, matrix, bias)
+
+        return linear
 
     def _stack(self, weights: Sequence[Weight]) -> Tensor:
         shape = (sum(weight.shape[0] for weight in weights), *weights[0].shape[1:])
