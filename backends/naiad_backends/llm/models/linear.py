@@ -98,8 +98,8 @@ def int8(weights: Sequence[Weight], biases: Sequence[Weight]) -> Linear:
     steps, zero = (127, 128) if torch.cpu._is_vnni_supported() else (63, 64)
 
     def linear(x: Tensor) -> Tensor:
-        scale = torch.linalg.vector_norm(x, torch.inf, -1, keepdim=True)
-        scale = scale.clamp_(min=TINY).div_(steps)
+        # Many times faster than a norm of infinite order, which torch does not vectorize.
+        scale = x.abs().amax(-1, keepdim=True).clamp_(min=TINY).div_(steps)
         scaled = x / scale
         rows = torch.empty(2, *x.shape)
         torch.round(scaled, out=rows[0])
