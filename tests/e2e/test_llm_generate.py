@@ -222,7 +222,43 @@ def test_the_room_of_the_context(server: ServerProcess) -> None:
     assert reply.status == 400
     assert "the prompt has more than 1024 tokens" in reply.json()["error"]
     wish = greedy(truncate_prompt_tokens=-1, max_tokens=5)
-    assert generate(server, "sea " * 2_000, **wish, **ALL)["num_input_tokens"] == 1_023
+    assert generate(server, "sea " * 2_000, **wish, **ALL)["num_input_tokens"] == 1_019
+
+
+def test_a_prompt_is_cut_at_either_side(server: ServerProcess) -> None:
+    """Also one that is far too long, and a chat; what is left is answered like itself."""
+    short = greedy(max_tokens=8)
+    sides = {"left": "The sea is blue. " * 2_000_000 + PROMPT, "right": PROMPT + " x" * 2_000_000}
+    answer = generate(server, PROMPT, **short)["text_output"]
+    for side, text in sides.items():
+        wish = greedy(max_tokens=8, truncate_prompt_tokens=5, truncation_side=side)
+        assert generate(server, text, **wish)["text_output"] == answer
+    tokens = {"temperature": 0, "max_tokens": 8, "truncate_prompt_tokens": 2}
+    ids = [504, 3575, 282, 4649, 314]
+    for side, left in (("left", ids[-2:]), ("right", ids[:2])):
+        body = {"model": "smollm2", "prompt": ids, **tokens, "truncation_side": side}
+        cut = server.post("/v1/completions", body).json()
+        whole = server.post("/v1/completions", {**body, "prompt": left}).json()
+        assert cut["choices"] == whole["choices"] and cut["usage"]["prompt_tokens"] == 2
+    chat = {"model": "smollm2", "messages": [{"role": "user", "content": "sea " * 9_000}]}
+    for side in ("left", "right"):
+        wish = {"truncate_prompt_tokens": -1, "truncation_side": side, "max_tokens": 3}
+        usage = server.post("/v1/chat/completions", chat | wish).json()["usage"]
+        assert usage["prompt_tokens"] == 1_021
+
+
+def test_what_cannot_be_cut_is_refused_by_name(server: ServerProcess) -> None:
+    wrong: list[tuple[str, dict[str, Any], str]] = [
+        ("sea", {"truncation_side": "middle"}, "truncation_side"),
+        ("sea", {"truncate_prompt_tokens": -1, "max_tokens": 5_000}, "max_tokens"),
+        ("sea" * 2_000_000, {"truncate_prompt_tokens": 5}, "prompt"),
+    ]
+    for text, members, field in wrong:
+        given = {"text_input": text, "sampling_parameters": members}
+        reply = post(server, "smollm2", "generate", given)
+        assert reply.status == 400 and reply.json()["field"] == field
+        reply = server.post("/v1/completions", {"model": "smollm2", "prompt": text, **members})
+        assert reply.status == 400 and reply.json()["error"]["param"] == field
 
 
 def test_scores_of_a_prompt(server: ServerProcess) -> None:

@@ -29,6 +29,7 @@ from naiad_backends.llm.checkpoint.architecture import Encoder
 from naiad_backends.llm.messages import Abort, FromEngine, Outputs, Pool, Ready, Start, Vectors
 from naiad_backends.llm.remote import EngineInstance
 from naiad_backends.llm.shaping import WHOLE, Shaping
+from naiad_backends.llm.text.cutting import Cut
 from naiad_backends.llm.text.tools import ModelText
 from naiad_backends.services import Services
 
@@ -152,10 +153,13 @@ class Embedder(EngineInstance):
             raise invalid(
                 f"byte {error.start} is not UTF-8: {error.reason}", field=generation.TEXT_INPUT
             ) from error
-        whole = work.shaping.most is None
-        if whole and any(self._text.exceeds(text, longest) for text in texts):
+        wish, tokenizer = work.shaping, self._text.tokenizer
+        if wish.most is not None:
+            cut = Cut(wish.most, wish.left)
+            texts = [tokenizer.part(text, cut) for text in texts]
+        elif any(self._text.exceeds(text, longest) for text in texts):
             raise shaping.too_long(f"more than {longest}", longest)
-        return self._text.tokenizer.encode_batch(texts)
+        return tokenizer.encode_batch(texts)
 
     def _send(self, work: _Work, texts: Sequence[Sequence[int]] | NaiadError) -> None:
         if work.ended:

@@ -116,10 +116,10 @@ class LlmInstance(EngineInstance):
     def _accept(self, request: Request, responder: Responder) -> None:
         wishes = parameters.read(_values(request), self._limits)
         given = prompt.read(request, self._limits.vocab_size, wishes.add_special_tokens)
+        cut = wishes.cut(self._longest, given.chat is not None)
         work = _Work(request, responder, wishes, given, time.perf_counter())
         self._enter(wishes.n)
         request.on_cancel = partial(self._cancel, work)
-        cut = wishes.truncate is not None
         encode = partial(given.encode, self._tools, self._longest, cut)
         if given.long:
             encoding = self._loop.run_in_executor(None, encode)
@@ -149,22 +149,15 @@ class LlmInstance(EngineInstance):
         if work.ended:
             return
         try:
-            tokens = self._fitting(work.wishes, encode())
+            tokens = encode()
+            if len(tokens) >= self._longest:
+                raise prompt.too_long(len(tokens), self._longest)
             self._send(work, tokens)
         except NaiadError as error:
             self._fail(work, error)
         except Exception as error:
             logger.exception("a prompt for '%s' failed", self.name)
             self._fail(work, _mistake(error))
-
-    def _fitting(self, wishes: Wishes, tokens: Sequence[int]) -> Sequence[int]:
-        """The tokens of a prompt that leaves room for one more. Raises INVALID_ARG."""
-        if wishes.truncate is not None:
-            most = self._longest - 1
-            tokens = tokens[-(most if wishes.truncate < 0 else wishes.truncate) :]
-        if len(tokens) >= self._longest:
-            raise prompt.too_long(len(tokens), self._longest)
-        return tokens
 
     def _send(self, work: _Work, tokens: Sequence[int]) -> None:
         if self.state is not InstanceState.READY:

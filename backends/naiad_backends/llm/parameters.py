@@ -14,6 +14,7 @@ import msgspec
 
 from naiad_backends.errors import invalid, unsupported
 from naiad_backends.llm.sampling import Sampling
+from naiad_backends.llm.text.cutting import Cut
 from naiad_backends.llm.values import LONGEST, Values, as_number, as_token, as_whole, wrong
 
 logger = logging.getLogger(__name__)
@@ -27,6 +28,7 @@ MOST_BAD_WORDS = 4_096
 DEFAULT_MAX_TOKENS = 16
 """Of a prompt that is no chat."""
 
+_SIDES = ("left", "right")
 _GREEDY = 1e-5
 _COLDEST = 0.01
 _STRONGEST_BIAS = 100.0
@@ -80,7 +82,8 @@ class Wishes:
     n: choices.  stop: strings that end the text.  include_stop: they and a stop token stay in it.
     echo: the prompt precedes the text.  max_tokens: None for all the room, 0 for only the prompt's
         logprobs; missing if `defaulted`.
-    truncate: the last so many tokens of the prompt are used; -1 for as many as fit, None for all.
+    truncate: so many tokens of the prompt are used; -1 for as many as fit, None for all.
+    left: the last of them, instead of the first.
     """
 
     sampling: Sampling
@@ -93,13 +96,12 @@ class Wishes:
     max_tokens: int | None = None
     defaulted: bool = False
     truncate: int | None = None
+    left: bool = True
     salt: str = ""
 
     def choice(self, index: int, room: int, chat: bool) -> Sampling:
         """How to sample one of the choices. room: for its tokens, at least 1."""
-        limit = self.max_tokens
-        if self.defaulted and not chat:
-            limit = DEFAULT_MAX_TOKENS
+        limit = self._limit(chat)
         tokens = room if limit is None else max(min(limit, room), 1)
         first = self.sampling
         return msgspec.structs.replace(
@@ -109,6 +111,27 @@ class Wishes:
             seed=derived(first.seed, index),
             prompt_logprobs=first.prompt_logprobs if index == 0 else None,
         )
+
+    def cut(self, longest: int, chat: bool) -> Cut | None:
+        """What of a prompt is used; None for all. longest: of prompt and answer together.
+
+        Raises INVALID_ARG if as much of a prompt is wanted as fits, and none does.
+        """
+        if self.truncate is None or self.truncate >= longest:
+            return None
+        if self.truncate > 0:
+            return Cut(self.truncate, self.left)
+        room = max(self._limit(chat) or 1, 1)
+        if room >= longest:
+            raise invalid(
+                f"{room} tokens leave no room for a prompt",
+                field="max_tokens",
+                hint=f"with truncate_prompt_tokens of -1 use at most {longest - 1}",
+            )
+        return Cut(longest - room, self.left)
+
+    def _limit(self, chat: bool) -> int | None:
+        return DEFAULT_MAX_TOKENS if self.defaulted and not chat else self.max_tokens
 
 
 def derived(seed: int, index: int) -> int:
@@ -133,6 +156,7 @@ def read(values: Mapping[str, Any], limits: Limits) -> Wishes:
         max_tokens=limit,
         defaulted=defaulted,
         truncate=given.whole("truncate_prompt_tokens", -1, 2**31),
+        left=_left(given),
         salt=given.text("cache_salt"),
     )
     if limit == 0 and not wishes.echo and wishes.sampling.prompt_logprobs is None:
@@ -179,6 +203,17 @@ def _sampling(given: Values, limits: Limits, limit: int | None) -> Sampling:
 
 
 _LARGEST = 1e30
+
+
+def _left(given: Values) -> bool:
+    side = given.text("truncation_side") or "left"
+    if side not in _SIDES:
+        raise invalid(
+            f"{side[:LONGEST]!r} is no side",
+            field="truncation_side",
+            hint=f"use {' or '.join(_SIDES)}",
+        )
+    return side == "left"
 
 
 def _min_tokens(given: Values, limit: int | None) -> int:

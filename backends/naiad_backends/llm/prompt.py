@@ -11,6 +11,8 @@ from naiad_backends.api import Request
 from naiad_backends.errors import NaiadError, invalid
 from naiad_backends.generation import TextTools
 from naiad_backends.llm.answers import text_of
+from naiad_backends.llm.text.cutting import Cut
+from naiad_backends.llm.text.tools import ModelText
 
 _INPUTS = (generation.TEXT_INPUT, generation.INPUT_IDS, generation.CHAT)
 
@@ -32,17 +34,21 @@ class Prompt:
         """Whether `encode` may take milliseconds. A template may do anything."""
         return self.chat is not None or len(self.text) > _LONG
 
-    def encode(self, tools: TextTools, longest: int, cut: bool) -> Sequence[int]:
+    def encode(self, tools: ModelText, longest: int, cut: Cut | None) -> Sequence[int]:
         """Its tokens, at least one. Raises INVALID_ARG. On any thread.
 
         longest: of prompt and answer; a text that is far longer is refused before it is tokens,
-        unless they are to be cut.
+        unless it is to be cut.
         """
         if self.chat is not None:
             self.text = tools.render(self.chat)
-        if self.tokens is None:
-            if not cut and tools.exceeds(self.text, longest):
-                raise too_long(f"more than {longest}", longest)
+        if self.tokens is not None:
+            self.tokens = self.tokens if cut is None else cut.of(self.tokens)
+        elif cut is not None:
+            self.tokens = tools.tokenizer.encode_cut(self.text, cut, self.special)
+        elif tools.exceeds(self.text, longest):
+            raise too_long(f"more than {longest}", longest)
+        else:
             self.tokens = tools.encode(self.text, self.special)
         if not len(self.tokens):
             raise invalid("the prompt is empty", field=self._field)

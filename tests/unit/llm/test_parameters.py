@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from naiad_backends.errors import Code, NaiadError
 from naiad_backends.llm.parameters import Limits, derived, read
+from naiad_backends.llm.text.cutting import Cut
 
 LIMITS = Limits(100, frozenset({2}), encode=lambda text: [len(text), 7])
 
@@ -47,6 +48,7 @@ def refused(values: Mapping[str, Any], limits: Limits = LIMITS) -> NaiadError:
         ("include_stop_str_in_output", ["1"]),
         ("cache_salt", [1]),
         ("truncate_prompt_tokens", [0, -2]),
+        ("truncation_side", ["middle", 1]),
         ("logprob_token_ids", [[1]]),
     ],
 )
@@ -173,3 +175,18 @@ def test_whatever_comes_is_taken_or_refused(values: dict[str, Any]) -> None:
         assert error.field and error.code in (Code.INVALID_ARG, Code.UNSUPPORTED)
     else:
         assert 0 <= wishes.sampling.temperature <= 2 and wishes.n >= 1
+
+
+def test_how_much_of_a_prompt_is_used() -> None:
+    def cut(**values: Any) -> Cut | None:
+        return read(values, LIMITS).cut(100, chat=False)
+
+    assert cut() is None and cut(truncate_prompt_tokens=100) is None
+    assert cut(truncate_prompt_tokens=99) == Cut(99, left=True)
+    assert cut(truncate_prompt_tokens="7", truncation_side="right") == Cut(7, left=False)
+    assert cut(truncate_prompt_tokens=-1) == Cut(100 - 16, left=True)
+    assert cut(truncate_prompt_tokens=-1, max_tokens=30) == Cut(70, left=True)
+    assert cut(truncate_prompt_tokens=-1, max_tokens=None) == Cut(99, left=True)
+    with pytest.raises(NaiadError) as caught:
+        cut(truncate_prompt_tokens=-1, max_tokens=100)
+    assert caught.value.field == "max_tokens"

@@ -44,7 +44,7 @@ _SPACES = re.compile(r"[ {},0-9+]*")
 
 def glance_of(library: tokenizers.Tokenizer, vocabulary: Mapping[str, int]) -> Exceeds:
     """What can be known of texts for a tokenizer. vocabulary: its tokens, added ones included."""
-    normalizers, cutters = _parts(library.normalizer), _parts(library.pre_tokenizer)
+    normalizers, cutters = parts(library.normalizer), parts(library.pre_tokenizer)
     added = library.get_added_tokens_decoder().values()
     covers = _covers(library.model, vocabulary, normalizers, cutters)
     lost = _lost(library.model, vocabulary, cutters)
@@ -136,7 +136,7 @@ def _leaves_words(normalizer: Mapping[str, Any]) -> bool:
     return normalizer["type"] in _HARMLESS
 
 
-def _parts(part: Any) -> list[dict[str, Any]]:
+def parts(part: Any) -> list[dict[str, Any]]:
     """A normalizer or a pre-tokenizer as what it is made of, flat."""
     return [] if part is None else _flat(json.loads(part.__getstate__()))
 

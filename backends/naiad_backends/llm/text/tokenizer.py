@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 import tokenizers
 
 from naiad_backends.errors import invalid
+from naiad_backends.llm.text.cutting import Cut, Cutter
 from naiad_backends.llm.text.glance import glance_of
 from naiad_backends.llm.text.spelling import Spelling
 
@@ -19,6 +20,7 @@ class Tokenizer:
     eos: the tokens that end a text, as far as the tokenizer knows.
     vocab_size: one more than the largest token.
     exceeds: whether a text has too many tokens for sure, which costs next to nothing.
+    frame: how many special tokens are added in front of a text, and behind it.
     Concurrency: any thread may call it.
     """
 
@@ -36,6 +38,8 @@ class Tokenizer:
         vocabulary = library.get_vocab()
         self.vocab_size = max(vocabulary.values(), default=-1) + 1
         self.exceeds = glance_of(library, vocabulary)
+        self.frame = _frame(library)
+        self._cutter = Cutter(library, vocabulary)
         self.spelling = Spelling.of(library)
         self._bytes: dict[int, bytes] = {}
 
@@ -43,6 +47,19 @@ class Tokenizer:
         """The tokens of a text. What spells a special token in it becomes that token."""
         try:
             return self.library.encode(text, add_special_tokens=add_special_tokens).ids
+        except TypeError as error:
+            raise _not_text(text) from error
+
+    def encode_cut(self, text: str, cut: Cut, add_special_tokens: bool = True) -> Sequence[int]:
+        """The first or the last of these tokens, and the special ones that are added. Of a long
+        text not all tokens are made; INVALID_ARG for a very long one where that cannot be."""
+        tokens = self.encode(self.part(text, cut), add_special_tokens)
+        return cut.of(tokens, *(self.frame if add_special_tokens else ()))
+
+    def part(self, text: str, cut: Cut) -> str:
+        """All of a text that those tokens come from, and not much more."""
+        try:
+            return self._cutter.part(text, cut)
         except TypeError as error:
             raise _not_text(text) from error
 
@@ -84,6 +101,13 @@ class Tokenizer:
     def token_text(self, token: int) -> str:
         """The same as text, with U+FFFD for parts of characters."""
         return self.token_bytes(token).decode("utf-8", "replace")
+
+
+def _frame(library: tokenizers.Tokenizer) -> tuple[int, int]:
+    mask = library.encode("a", add_special_tokens=True).special_tokens_mask
+    before = next((place for place, special in enumerate(mask) if not special), len(mask))
+    rest = mask[before:]
+    return before, next((place for place, one in enumerate(rest[::-1]) if not one), 0)
 
 
 def _not_text(*texts: object) -> Exception:

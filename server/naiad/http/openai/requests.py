@@ -64,7 +64,6 @@ _NEUTRAL: Mapping[str, tuple[Any, ...]] = {
     "kv_transfer_params": ({},),
     "ec_transfer_params": ({},),
     "vllm_xargs": ({},),
-    "truncation_side": ("left",),
     "return_prompt_text": (False,),
     "return_token_offsets": (False,),
 }
@@ -73,7 +72,7 @@ _NEUTRAL: Mapping[str, tuple[Any, ...]] = {
 _COMMON = (
     "model n stream stream_options stop stop_token_ids allowed_token_ids logprob_token_ids"
     " bad_words logit_bias logprobs prompt_logprobs max_tokens priority cache_salt return_token_ids"
-    " return_tokens_as_token_ids add_special_tokens"
+    " return_tokens_as_token_ids add_special_tokens truncation_side"
     " request_id user metadata store service_tier safety_identifier prompt_cache_key"
     " prompt_cache_options prompt_cache_retention session_id stream_interval include_reasoning"
 )
@@ -172,6 +171,7 @@ def _sampling(fields: Fields) -> dict[str, Any]:
     told["stop"] = _stops(fields)
     told["logit_bias"] = _biases(fields)
     told["cache_salt"] = _salt(fields)
+    told["truncation_side"] = _side(fields)
     return {name: value for name, value in told.items() if value is not None}
 
 
@@ -197,6 +197,13 @@ def _salt(fields: Fields) -> str | None:
     if salt is not None and (not 1 <= len(salt) <= 128 or set(salt) & set("@/\\\0")):
         raise fields.wrong("cache_salt", "must be 1 to 128 characters without @, /, \\ and NUL")
     return salt
+
+
+def _side(fields: Fields) -> str | None:
+    side = fields.text("truncation_side")
+    if side is not None and side not in ("left", "right"):
+        raise fields.wrong("truncation_side", f"must be left or right, not {side[:20]!r}")
+    return side
 
 
 def _tell(fields: Fields, own: Iterable[str]) -> None:
