@@ -152,6 +152,14 @@ class ServerProcess:
         """POST a JSON document, or nothing."""
         return self.call("POST", path, b"" if document is None else json.dumps(document))
 
+    def renew(self, *models: str) -> None:
+        """Unload models and load them again: their figures begin at zero, and a local cache has
+        nothing for them. Much quicker than a server for each test. In mode explicit."""
+        for model in models:
+            for call in ("unload", "load"):
+                reply = self.post(f"/v2/repository/models/{model}/{call}")
+                assert reply.status == 200, reply.body
+
 
 @contextlib.contextmanager
 def serving(

@@ -61,15 +61,24 @@ def only(*models: str) -> list[str]:
     return [EXPLICIT_ALL[0], *(f"--load-model={model}" for model in models)]
 
 
-@pytest.fixture
-def server(
+MODELS = ("pair", "tell", "slow", "endless", "plain", "batched")
+
+
+@pytest.fixture(scope="module")
+def explicit(
     repository: Path, plugin: dict[str, str], tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[ServerProcess]:
-    """One for each test, so that its figures begin at zero."""
-    flags = [*only("pair", "tell", "slow", "endless", "plain", "batched"), LOCAL, SUMMARIES]
+    flags = [*only(*MODELS), LOCAL, SUMMARIES]
     log = tmp_path_factory.mktemp("log")
     with serving(log, repository, flags=flags, env=plugin) as live:
         yield live
+
+
+@pytest.fixture
+def server(explicit: ServerProcess) -> ServerProcess:
+    """Its models' figures begin at zero."""
+    explicit.renew(*MODELS)
+    return explicit
 
 
 def post(server: ServerProcess, model: str, data: Sequence[float] = (1, 2), **more: Any) -> Reply:
