@@ -1,6 +1,7 @@
 """Ensembles come and go with their steps: loads, reloads, unloads, and requests in flight."""
 
 import json
+import shutil
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -22,10 +23,23 @@ def outer(inner: str) -> str:
     return ensembles.config({"x": FLOATS}, {"y": FLOATS}, step(inner, {"x": "x"}, {"y": "y"}))
 
 
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("repository")
+
+
+@pytest.fixture(scope="module")
+def explicit(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+    flags = ["--model-control-mode=explicit"]
+    with serving(tmp_path_factory.mktemp("server"), folder, flags=flags) as running:
+        yield running
+
+
 @pytest.fixture
-def repository(tmp_path: Path) -> Path:
-    folder = tmp_path / "repository"
-    folder.mkdir()
+def repository(folder: Path) -> Path:
+    """The same four models for each test."""
+    for model in folder.iterdir():
+        shutil.rmtree(model)
     graphs.write_model(folder, "first", config=graphs.IDENTITY)
     graphs.write_model(folder, "second", config=graphs.IDENTITY)
     ensembles.write(folder, "pipe", chain("first", "second"))
@@ -34,10 +48,12 @@ def repository(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def server(repository: Path, tmp_path: Path) -> Iterator[ServerProcess]:
+def server(explicit: ServerProcess, repository: Path) -> ServerProcess:
     """In mode explicit, with nothing loaded."""
-    with serving(tmp_path, repository, flags=["--model-control-mode=explicit"]) as running:
-        yield running
+    for entry in explicit.post("/v2/repository/index").json():
+        unload(explicit, entry["name"])
+    eventually(lambda: not ready(explicit))
+    return explicit
 
 
 def load(server: ServerProcess, name: str, **parameters: Any) -> Reply:
