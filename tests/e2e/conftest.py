@@ -40,6 +40,16 @@ def client_server(
 
 
 @pytest.fixture(scope="session")
+def example_server(
+    example_repository: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[ServerProcess]:
+    """A server with all example models, which start many processes: tests share it, change nothing
+    and mind that others have counted, too."""
+    with serving(tmp_path_factory.mktemp("server"), example_repository) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
 def plugin(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """The environment in which a server finds the backend of `tell`."""
     return dict(tell.install(tmp_path_factory.mktemp("plugin")))

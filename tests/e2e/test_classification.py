@@ -18,8 +18,8 @@ ROW = np.array([[0.25, 0.5, 0.5, -1.0]], np.float32)
 
 
 @pytest.fixture(scope="module")
-def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """echo: `y` = `x`, in batches, with labels that change in the tests. flag: BOOL."""
+def repository(example_repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """echo: `y` = `x`, in batches, with labels that change in the tests. flag: BOOL. magika."""
     folder = tmp_path_factory.mktemp("repository")
     output = 'output { name: "y" data_type: TYPE_FP32 dims: -1 label_filename: "names.txt" }'
     tensors = f'input {{ name: "x" data_type: TYPE_FP32 dims: -1 }}\n{output}'
@@ -27,15 +27,13 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
     echo = graphs.write_model(folder, "echo", {1: graphs.echo("FP32")}, config)
     graphs.write_whole(echo / "names.txt", b"cat\r\ndog\n")
     graphs.write_model(folder, "flag", {1: graphs.echo("BOOL")})
+    (folder / "magika").symlink_to(example_repository / "magika")
     return folder
 
 
 @pytest.fixture(scope="module")
-def server(
-    repository: Path, example_repository: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[ServerProcess]:
-    folder = tmp_path_factory.mktemp("server")
-    with serving(folder, repository, example_repository, flags=EXPLICIT_ALL) as server:
+def server(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+    with serving(tmp_path_factory.mktemp("server"), repository, flags=EXPLICIT_ALL) as server:
         yield server
 
 

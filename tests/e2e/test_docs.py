@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from tests.e2e.process import ServerProcess, serving
+from tests.e2e.process import ServerProcess
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("**/*.md"))]
@@ -63,11 +63,8 @@ def place(example: Example) -> str:
 
 
 @pytest.fixture(scope="module")
-def server(
-    example_repository: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[ServerProcess]:
-    with serving(tmp_path_factory.mktemp("server"), example_repository) as server:
-        yield server
+def server(example_server: ServerProcess) -> ServerProcess:
+    return example_server
 
 
 def test_the_readme_shows_requests() -> None:

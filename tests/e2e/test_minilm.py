@@ -2,7 +2,7 @@
 formulas in NumPy (`tests.e2e.bert`)."""
 
 import asyncio
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ import pytest
 import tritonclient.grpc.aio
 import tritonclient.http.aio
 from tests.e2e.bert import Bert
-from tests.e2e.process import ServerProcess, eventually, serving
+from tests.e2e.process import ServerProcess, eventually
 from tests.e2e.tensors import Array
 from tokenizers import Tokenizer
 from tritonclient.utils import InferenceServerException
@@ -38,11 +38,8 @@ def folder(example_repository: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def server(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
-    repository = tmp_path_factory.mktemp("repository")
-    (repository / "minilm").symlink_to(folder)
-    with serving(tmp_path_factory.mktemp("server"), repository) as server:
-        yield server
+def server(example_server: ServerProcess) -> ServerProcess:
+    return example_server
 
 
 @pytest.fixture(params=["http", "grpc"])

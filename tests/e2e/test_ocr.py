@@ -2,7 +2,6 @@
 
 import asyncio
 import io
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,8 +14,6 @@ from PIL import Image, ImageDraw, ImageFont
 from tests.e2e.process import ServerProcess, serving
 from tests.e2e.tensors import Array
 
-MODELS = ("ocr", "ocr_decode", "ocr_read", "ppocr_cls", "ppocr_det", "ppocr_rec")
-
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 
@@ -28,14 +25,8 @@ class Line(NamedTuple):
 
 
 @pytest.fixture(scope="module")
-def server(
-    example_repository: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[ServerProcess]:
-    repository = tmp_path_factory.mktemp("repository")
-    for name in MODELS:
-        (repository / name).symlink_to(example_repository / name)
-    with serving(tmp_path_factory.mktemp("server"), repository) as server:
-        yield server
+def server(example_server: ServerProcess) -> ServerProcess:
+    return example_server
 
 
 # -- pictures

@@ -15,7 +15,7 @@ import pytest
 import tritonclient.grpc
 import tritonclient.http
 from tests.e2e.drawing import as_input, draw
-from tests.e2e.process import ServerProcess, serving
+from tests.e2e.process import ServerProcess
 from tests.e2e.tensors import Array
 
 Infer = Callable[[str, Mapping[str, Array]], dict[str, Array]]
@@ -25,11 +25,8 @@ DATATYPES = {"float32": "FP32", "int32": "INT32", "int64": "INT64"}
 
 
 @pytest.fixture(scope="module")
-def server(
-    example_repository: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[ServerProcess]:
-    with serving(tmp_path_factory.mktemp("server"), example_repository) as server:
-        yield server
+def server(example_server: ServerProcess) -> ServerProcess:
+    return example_server
 
 
 @pytest.fixture(scope="module", params=["http", "grpc"])

@@ -2,7 +2,6 @@
 and onnxruntime."""
 
 import asyncio
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ import onnxruntime
 import pytest
 import tritonclient.grpc.aio
 import tritonclient.http.aio
-from tests.e2e.process import ServerProcess, serving
+from tests.e2e.process import ServerProcess
 from tests.e2e.tensors import Array
 from tokenizers import Tokenizer
 
@@ -26,14 +25,8 @@ TEXTS = [
 
 
 @pytest.fixture(scope="module")
-def server(
-    example_repository: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[ServerProcess]:
-    repository = tmp_path_factory.mktemp("repository")
-    for name in ("minilm", "minilm_tokens", "sentence"):
-        (repository / name).symlink_to(example_repository / name)
-    with serving(tmp_path_factory.mktemp("server"), repository) as server:
-        yield server
+def server(example_server: ServerProcess) -> ServerProcess:
+    return example_server
 
 
 @pytest.fixture(scope="module")

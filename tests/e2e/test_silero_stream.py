@@ -9,7 +9,6 @@ import asyncio
 import queue
 import re
 import wave
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,20 +18,15 @@ import pytest
 import tritonclient.grpc
 import tritonclient.grpc.aio
 import tritonclient.http.aio
-from tests.e2e.process import ServerProcess, serving
+from tests.e2e.process import ServerProcess
 from tests.e2e.tensors import Array
 
 PIECE, CONTEXT = 512, 64
 
 
 @pytest.fixture(scope="module")
-def server(
-    example_repository: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[ServerProcess]:
-    repository = tmp_path_factory.mktemp("repository")
-    (repository / "silero_stream").symlink_to(example_repository / "silero_stream")
-    with serving(tmp_path_factory.mktemp("server"), repository) as server:
-        yield server
+def server(example_server: ServerProcess) -> ServerProcess:
+    return example_server
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,6 @@
 
 import asyncio
 import wave
-from collections.abc import Iterator
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import ModuleType
@@ -17,7 +16,7 @@ import tritonclient.http
 import tritonclient.http.aio
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.e2e.process import ServerProcess, serving
+from tests.e2e.process import ServerProcess
 from tests.e2e.tensors import Array
 
 from naiad.repository.fetch import assemble
@@ -27,14 +26,8 @@ HERE = Path(__file__).parent
 
 
 @pytest.fixture(scope="module")
-def server(
-    example_repository: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[ServerProcess]:
-    repository = tmp_path_factory.mktemp("repository")
-    for name in ("silero_vad", "speech_segments"):
-        (repository / name).symlink_to(example_repository / name)
-    with serving(tmp_path_factory.mktemp("server"), repository) as server:
-        yield server
+def server(example_server: ServerProcess) -> ServerProcess:
+    return example_server
 
 
 def load(path: Path) -> ModuleType:
