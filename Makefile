@@ -87,7 +87,8 @@ clean: ## Remove what was built here; the cache of models stays
 	@$(PIP) install -c constraints.txt -e '.[onnx,llm,examples]'
 	@touch $@
 
+# Most of the modules of these packages are never imported: Python compiles those that are.
 .venv/installed-dev: .venv/installed
 	$(say) "Install: what the checks need"
-	@$(PIP) install -c constraints.txt --group dev
+	@$(PIP) install --no-compile -c constraints.txt --group dev
 	@touch $@
