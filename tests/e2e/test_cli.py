@@ -2,12 +2,12 @@
 
 import re
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
 from tests.e2e import graphs
-from tests.e2e.process import NAIAD, serving
+from tests.e2e.process import NAIAD, ServerProcess, serving
 
 import naiad
 
@@ -120,29 +120,34 @@ def test_options_that_cannot_be(arguments: Sequence[str], code: int, text: str) 
     assert "Traceback" not in done.stderr
 
 
+@pytest.fixture(scope="module")
+def good(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A repository without mistakes."""
+    repository = tmp_path_factory.mktemp("good")
+    graphs.write_model(repository, "identity", config=graphs.IDENTITY)
+    return repository
+
+
+@pytest.fixture(scope="module")
+def server(good: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+    with serving(tmp_path_factory.mktemp("log"), good) as running:
+        yield running
+
+
 @pytest.mark.parametrize("protocol", ["http", "grpc", "metrics"])
-def test_a_port_that_is_taken(tmp_path: Path, protocol: str) -> None:
-    (tmp_path / "log").mkdir()
-    graphs.write_model(tmp_path / "models", "identity", config=graphs.IDENTITY)
-    with serving(tmp_path / "log", tmp_path / "models") as server:
-        port = getattr(server, protocol).rpartition(":")[2]
-        ports = {"http": 0, "grpc": 0, "metrics": 0} | {protocol: port}
-        done = run(
-            "serve",
-            f"--model-repository={tmp_path / 'models'}",
-            *(f"--{name}-port={number}" for name, number in ports.items()),
-        )
+def test_a_port_that_is_taken(server: ServerProcess, good: Path, protocol: str) -> None:
+    port = getattr(server, protocol).rpartition(":")[2]
+    ports = {"http": 0, "grpc": 0, "metrics": 0} | {protocol: port}
+    flags = [f"--{name}-port={number}" for name, number in ports.items()]
+    done = run("serve", f"--model-repository={good}", *flags)
     assert done.returncode == 1
     assert port in done.stderr
     assert "in use" in done.stderr
     assert "Traceback" not in done.stderr
 
 
-def test_the_banner_of_a_server_without_http(tmp_path: Path) -> None:
-    (tmp_path / "log").mkdir()
-    graphs.write_model(tmp_path / "models", "identity", config=graphs.IDENTITY)
-    flags = ["--allow-http=false"]
-    with serving(tmp_path / "log", tmp_path / "models", flags=flags) as server:
+def test_the_banner_of_a_server_without_http(good: Path, tmp_path: Path) -> None:
+    with serving(tmp_path, good, flags=["--allow-http=false"]) as server:
         assert server.grpc
         assert not server.http
         assert "curl" not in server.output()
