@@ -44,7 +44,7 @@ lint: .venv/installed-dev ## Style and likely mistakes (ruff)
 
 types: .venv/installed-dev ## Types (mypy, strict)
 	$(say) "Types: mypy"
-	@$(BIN)/mypy
+	@$(BIN)/mypy --num-workers 2
 
 arrows: .venv/installed-dev ## Which package may import which (import-linter)
 	$(say) "Import rules: lint-imports"
