@@ -109,3 +109,16 @@ def test_bad_ways_to_cut(
     assert caught.value.param == field
     reply = server.post(f"/v2/models/{MODEL}/generate", {"text_input": "a", **wish})
     assert reply.status == 400 and field in reply.json()["error"], reply.body
+
+
+def test_more_texts_than_the_queue_takes(official: openai.OpenAI) -> None:
+    """They go to the model bit by bit."""
+    answer = official.embeddings.create(model=MODEL, input=["a", "b"] * 700)
+    assert len(answer.data) == 1_400 and answer.usage.prompt_tokens == 1_400 * 3
+
+
+@pytest.mark.parametrize("input", ["x" * 4_200_000, [999_999], "a " * 600, [7] * 600])
+def test_what_is_wrong_with_an_input(official: openai.OpenAI, input: Any) -> None:
+    with pytest.raises(openai.BadRequestError) as caught:
+        official.embeddings.create(model=MODEL, input=input)
+    assert caught.value.param == "input"

@@ -251,14 +251,15 @@ def test_what_cannot_be_cut_is_refused_by_name(server: ServerProcess) -> None:
     wrong: list[tuple[str, dict[str, Any], str]] = [
         ("sea", {"truncation_side": "middle"}, "truncation_side"),
         ("sea", {"truncate_prompt_tokens": -1, "max_tokens": 5_000}, "max_tokens"),
-        ("sea" * 2_000_000, {"truncate_prompt_tokens": 5}, "prompt"),
+        ("sea" * 2_000_000, {"truncate_prompt_tokens": 5}, "text_input"),
     ]
     for text, members, field in wrong:
         given = {"text_input": text, "sampling_parameters": members}
         reply = post(server, "smollm2", "generate", given)
         assert reply.status == 400 and reply.json()["field"] == field
         reply = server.post("/v1/completions", {"model": "smollm2", "prompt": text, **members})
-        assert reply.status == 400 and reply.json()["error"]["param"] == field
+        param = {"text_input": "prompt"}.get(field, field)
+        assert reply.status == 400 and reply.json()["error"]["param"] == param
 
 
 def test_scores_of_a_prompt(server: ServerProcess) -> None:
@@ -341,3 +342,44 @@ def test_it_still_serves_and_nothing_is_left_behind(server: ServerProcess) -> No
 
 def test_events_are_read_as_they_are_written() -> None:
     assert events(b'data: {"a":1}\n\ndata: {}\n\n') == [{"a": 1}, {}]
+
+
+COSTLY: dict[str, tuple[str, dict[str, Any], str]] = {
+    "a huge text": ("/tokenize", {"prompt": "x" * 4_200_000}, "prompt"),
+    "a token to detokenize": ("/detokenize", {"tokens": [99_999]}, "tokens"),
+    "a token to echo": (
+        "/v1/completions",
+        {"prompt": [99_999], "echo": True, "logprobs": 1},
+        "prompt",
+    ),
+    "huge stop strings": (
+        "/v1/completions",
+        {"prompt": "a", "n": 9, "stop": ["s" * 9_999] * 9},
+        "stop",
+    ),
+    "huge bad words": (
+        "/v1/completions",
+        {"prompt": "a", "bad_words": ["w " * 9_999] * 9},
+        "bad_words",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", COSTLY)
+def test_what_would_take_long_is_refused_by_name(server: ServerProcess, kind: str) -> None:
+    path, members, field = COSTLY[kind]
+    reply = server.post(path, {"model": "smollm2", **members})
+    assert reply.status == 400 and reply.json()["error"]["param"] == field, reply.body
+
+
+@pytest.mark.parametrize(
+    "chat",
+    [
+        {"messages": [{"role": "user", "content": "a"}], "z" * 9_999: 1},
+        {"messages": [{"role": "user", "content": [{"type": "z" * 9_999}]}]},
+        {"messages": [{"role": "user", "content": [{"type": ["z"] * 9_999}]}]},
+    ],
+)
+def test_an_error_does_not_repeat_all_that_was_sent(server: ServerProcess, chat: Any) -> None:
+    reply = post(server, "smollm2", "generate", {"chat": chat})
+    assert reply.status == 400 and len(reply.body) < 1_000, reply.body

@@ -157,8 +157,10 @@ class Embedder(EngineInstance):
         if wish.most is not None:
             cut = Cut(wish.most, wish.left)
             texts = [tokenizer.part(text, cut) for text in texts]
-        elif any(self._text.exceeds(text, longest) for text in texts):
-            raise shaping.too_long(f"more than {longest}", longest)
+        for text in texts:
+            if wish.most is None and self._text.exceeds(text, longest):
+                raise shaping.too_long(f"more than {longest}", longest)
+            self._text.check_length(text)
         return tokenizer.encode_batch(texts)
 
     def _send(self, work: _Work, texts: Sequence[Sequence[int]] | NaiadError) -> None:

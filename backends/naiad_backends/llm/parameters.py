@@ -21,9 +21,13 @@ logger = logging.getLogger(__name__)
 
 MOST_CHOICES = 16_384
 MOST_STOPS = 16
+MOST_STOP_TEXT = 16_384
+"""Characters of all stop strings."""
 MOST_LOGPROB_IDS = 128
 MOST_BAD_WORDS = 4_096
 """Tokens of all bad words."""
+MOST_BAD_TEXT = 65_536
+"""Characters of them."""
 
 DEFAULT_MAX_TOKENS = 16
 """Of a prompt that is no chat."""
@@ -148,7 +152,7 @@ def read(values: Mapping[str, Any], limits: Limits) -> Wishes:
     wishes = Wishes(
         sampling=_sampling(given, limits, limit),
         n=given.whole("n", 1, MOST_CHOICES) or 1,
-        stop=given.texts("stop", MOST_STOPS, single=True),
+        stop=given.texts("stop", MOST_STOPS, MOST_STOP_TEXT, single=True),
         include_stop=given.flag("include_stop_str_in_output", False),
         skip_special_tokens=given.flag("skip_special_tokens", True),
         add_special_tokens=given.flag("add_special_tokens", True),
@@ -177,7 +181,7 @@ def _sampling(given: Values, limits: Limits, limit: int | None) -> Sampling:
     top_k = given.whole("top_k", -1, 2**31) or 0
     min_p = given.number("min_p", 0.0, 0, 1)
     ignore_eos = given.flag("ignore_eos", False)
-    stop = given.tokens("stop_token_ids", vocab) or []
+    stop = given.tokens("stop_token_ids", vocab, vocab) or []
     logprobs = _logprobs(given, "logprobs", limits)
     logprob_ids = given.tokens("logprob_token_ids", vocab, MOST_LOGPROB_IDS)
     if logprob_ids is not None and logprobs is None:
@@ -250,6 +254,8 @@ def _logit_bias(value: Any, vocab_size: int) -> dict[int, float]:
         return {}
     if not isinstance(value, dict):
         raise wrong("logit_bias", value, "an object of tokens and numbers")
+    if len(value) > vocab_size:
+        raise invalid(f"the vocabulary has {vocab_size} tokens only", field="logit_bias")
     bias: dict[int, float] = {}
     for key, given in value.items():
         field = f'logit_bias["{str(key)[:LONGEST]}"]'
@@ -260,7 +266,7 @@ def _logit_bias(value: Any, vocab_size: int) -> dict[int, float]:
 
 
 def _allowed(given: Values, vocab_size: int) -> list[int] | None:
-    allowed = given.tokens("allowed_token_ids", vocab_size)
+    allowed = given.tokens("allowed_token_ids", vocab_size, vocab_size)
     if allowed is not None and not allowed:
         raise invalid("it is empty", field="allowed_token_ids", hint="leave it out to allow all")
     return allowed
@@ -268,17 +274,19 @@ def _allowed(given: Values, vocab_size: int) -> list[int] | None:
 
 def _bad_words(given: Values, limits: Limits) -> list[list[int]]:
     """A word is also bad behind a space, if it is other tokens then."""
-    found: list[list[int]] = []
-    for word in given.texts("bad_words", MOST_BAD_WORDS):
+    found: dict[tuple[int, ...], None] = {}
+    room = MOST_BAD_WORDS
+    for word in given.texts("bad_words", MOST_BAD_WORDS, MOST_BAD_TEXT):
         for text in (word, " " + word.lstrip()):
-            tokens = list(limits.encode(text))
+            tokens = tuple(limits.encode(text))
             if tokens and tokens not in found:
-                found.append(tokens)
-    if sum(map(len, found)) > MOST_BAD_WORDS:
-        raise invalid(
-            f"they have more than {MOST_BAD_WORDS} tokens", field="bad_words", hint="use fewer"
-        )
-    return found
+                found[tokens] = None
+                room -= len(tokens)
+        if room < 0:
+            raise invalid(
+                f"they have more than {MOST_BAD_WORDS} tokens", field="bad_words", hint="use fewer"
+            )
+    return list(map(list, found))
 
 
 _told: set[str] = set()

@@ -70,8 +70,9 @@ class Values:
             raise wrong(name, value, "a text")
         return value
 
-    def texts(self, name: str, most: int, single: bool = False) -> tuple[str, ...]:
-        """A list of texts, none of them empty. single: one text stands for a list of it."""
+    def texts(self, name: str, most: int, characters: int, single: bool = False) -> tuple[str, ...]:
+        """A list of texts, none of them empty. most, characters: how many, and of all together.
+        single: one text stands for a list of it."""
         value = self.take(name)
         if value is None:
             return ()
@@ -86,16 +87,22 @@ class Values:
                 raise wrong(f"{name}[{index}]", one, "a text")
             if not one:
                 raise invalid("it is empty", field=f"{name}[{index}]")
+        if (length := sum(map(len, value))) > characters:
+            raise invalid(
+                f"there are {length} characters in them",
+                field=name,
+                hint=f"use at most {characters}",
+            )
         return tuple(value)
 
-    def tokens(self, name: str, vocab_size: int, most: int = 0) -> list[int] | None:
-        """A list of tokens. most: how many; 0 for any number."""
+    def tokens(self, name: str, vocab_size: int, most: int) -> list[int] | None:
+        """A list of tokens. most: how many."""
         value = self.take(name)
         if value is None:
             return None
         if not isinstance(value, list):
             raise wrong(name, value, "a list of tokens")
-        if most and len(value) > most:
+        if len(value) > most:
             raise invalid(f"there are {len(value)} of them", field=name, hint=f"use at most {most}")
         return [as_token(f"{name}[{i}]", one, vocab_size) for i, one in enumerate(value)]
 

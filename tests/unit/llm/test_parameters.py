@@ -72,11 +72,23 @@ def test_what_is_out_of_range_is_refused_by_name(name: str, values: list[Any]) -
         ({"min_tokens": 5, "max_tokens": 4}, "min_tokens"),
         ({"logprobs": 1, "logprob_token_ids": [1] * 129}, "logprob_token_ids"),
         ({"logprobs": 1, "logprob_token_ids": [100]}, "logprob_token_ids[0]"),
-        ({"bad_words": ["w" * i for i in range(1, 2500)]}, "bad_words"),
+        ({"bad_words": ["w" * 65_537]}, "bad_words"),
+        ({"stop": "s" * 16_385}, "stop"),
+        ({"stop": ["s" * 1_025] * 16}, "stop"),
+        ({"stop_token_ids": [1] * 101}, "stop_token_ids"),
+        ({"allowed_token_ids": [1] * 101}, "allowed_token_ids"),
+        ({"logit_bias": {"0" * i + "1": 1 for i in range(101)}}, "logit_bias"),
     ],
 )
 def test_the_wrong_element_is_named(values: dict[str, Any], field: str) -> None:
     assert refused(values).field == field
+
+
+def test_bad_words_have_few_tokens() -> None:
+    limits = Limits(100, encode=lambda text: [ord(text[-1])] * 1_000)
+    read({"bad_words": ["a", "b", "a", "b", "c", "c"]}, limits)
+    error = refused({"bad_words": ["a", "b", "c", "d", "e"]}, limits)
+    assert error.field == "bad_words" and "4096 tokens" in error.message
 
 
 @pytest.mark.parametrize(

@@ -25,6 +25,9 @@ _FIELDS = {
     "chat_template_kwargs",
     "add_special_tokens",
 }
+_SHOWN = 60
+"""Characters of what a client sent that an error shows."""
+
 _REASONING = ("reasoning_content", "thinking", "reasoning")
 """The names that the reasoning of a message goes by, the one that most templates read first."""
 
@@ -60,7 +63,7 @@ class ChatTemplate:
         if unknown:
             raise invalid(
                 "a chat has no such field",
-                field=min(unknown),
+                field=min(unknown)[:_SHOWN],
                 hint="what the template knows beside them goes into chat_template_kwargs",
             )
         messages = _messages(chat.get("messages"))
@@ -238,7 +241,7 @@ def _text(part: object, field: str) -> str:
         raise invalid("is not an object", field=field)
     if part.get("type") != "text":
         raise invalid(
-            f"parts of the type {part.get('type')!r} are not supported",
+            f"parts of the type {part.get('type')!r:.{_SHOWN}} are not supported",
             field=f"{field}.type",
             hint="this model takes text",
         )

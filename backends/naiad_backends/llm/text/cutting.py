@@ -15,13 +15,14 @@ import tokenizers
 from tokenizers import models
 
 from naiad_backends.errors import invalid
+from naiad_backends.generation import TEXT_INPUT
 from naiad_backends.llm.text.glance import parts
 from naiad_backends.llm.text.pretokenizers import PRE_TOKENIZERS
 
 MOST = 1 << 22
-"""Characters of a text that becomes tokens so that most of these are dropped again: seconds."""
+"""Characters of a text of which all tokens are made, however many are used: seconds."""
 
-_CHARACTERS = 8
+CHARACTERS = 8
 """Of a token, more than most have: a first guess."""
 
 _OVER = re.compile(r"[A-Za-z][ \u2581]")
@@ -77,7 +78,7 @@ class Cutter:
 
         Raises INVALID_ARG for a long text of which no such part is found.
         """
-        size = cut.most * _CHARACTERS
+        size = cut.most * CHARACTERS
         longest = max(MOST, size)
         while self._able and size < min(len(text), longest):
             find = self._last if cut.left else self._first
@@ -88,7 +89,7 @@ class Cutter:
         if len(text) > longest:
             raise invalid(
                 f"a text of {len(text)} characters is too long to be cut to a number of tokens",
-                field="prompt",
+                field=TEXT_INPUT,
                 hint=f"send at most {longest} characters",
             )
         return text

@@ -43,6 +43,8 @@ _NUMBER = 100_000
 """The largest number that may say how wide something gets."""
 _BITS = 4096
 """Of the largest whole number."""
+_TOLD = 1_000
+"""Characters of what it says went wrong."""
 _LENGTH = 1 << 16
 """Characters of a template."""
 
@@ -102,11 +104,13 @@ def render(template: jinja2.Template, variables: Mapping[str, Any], meter: Meter
             template.root_render_func(template.new_context(dict(variables)))
         )
     except jinja2.TemplateError as error:
-        raise invalid(f"the chat template says: {error.message}", field="messages") from error
+        said = str(error.message)[:_TOLD]
+        raise invalid(f"the chat template says: {said}", field="messages") from error
     except Exception as error:
         # A template is foreign code: it may do anything that Python code can do wrong.
         raise invalid(
-            f"the chat template failed: {type(error).__name__}: {error}", field="messages"
+            f"the chat template failed: {type(error).__name__}: {error!s:.{_TOLD}}",
+            field="messages",
         ) from error
     finally:
         _METER.reset(token)

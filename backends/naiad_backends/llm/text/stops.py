@@ -5,6 +5,7 @@ complete at the same character the longest. Knows nothing of tokens.
 """
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 
 class StopStrings:
@@ -51,18 +52,26 @@ class _Stop:
     def __init__(self, text: str) -> None:
         self.text = text
         self.matched = 0
-        # For each length of a match the next shorter one that the text then ends with too.
-        self._shorter = [0, 0]
-        for character in text[1:]:
-            length = self._next(self._shorter[-1], character)
-            self._shorter.append(length)
+        self._shorter = _shorter(text)
 
     def step(self, character: str) -> bool:
         """Whether the character completes the stop string."""
-        self.matched = self._next(self.matched, character)
+        self.matched = _next(self.text, self._shorter, self.matched, character)
         return self.matched == len(self.text)
 
-    def _next(self, matched: int, character: str) -> int:
-        while matched and self.text[matched] != character:
-            matched = self._shorter[matched]
-        return matched + (self.text[matched] == character)
+
+@lru_cache(maxsize=32)
+def _shorter(text: str) -> Sequence[int]:
+    """For each length of a match the next shorter one that the text then ends with too. All choices
+    of a request share them."""
+    shorter = [0, 0]
+    for character in text[1:]:
+        shorter.append(_next(text, shorter, shorter[-1], character))
+    return shorter
+
+
+def _next(text: str, shorter: Sequence[int], matched: int, character: str) -> int:
+    """How much is matched after one more character."""
+    while matched and text[matched] != character:
+        matched = shorter[matched]
+    return matched + (text[matched] == character)

@@ -84,7 +84,10 @@ class Tokenizer:
         """INVALID_ARG for a token that the vocabulary does not have."""
         for token in tokens:
             if not 0 <= token < 1 << 32 or self.library.id_to_token(token) is None:
-                raise invalid(f"token {token} is not in the vocabulary of {self.vocab_size} tokens")
+                raise invalid(
+                    f"token {token} is not in the vocabulary of {self.vocab_size} tokens",
+                    field="tokens",
+                )
 
     def token(self, token: int) -> str:
         """The token as the vocabulary spells it; empty for one that it does not have."""

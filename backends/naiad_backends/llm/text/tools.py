@@ -6,9 +6,10 @@ Only puts the tokenizer and the chat template together.
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from naiad_backends.errors import unsupported
-from naiad_backends.generation import TextTools
+from naiad_backends.errors import invalid, unsupported
+from naiad_backends.generation import TEXT_INPUT, TextTools
 from naiad_backends.llm.text.chat import ChatTemplate
+from naiad_backends.llm.text.cutting import CHARACTERS, MOST
 from naiad_backends.llm.text.tokenizer import Tokenizer
 
 _SHORT = 65_536
@@ -29,6 +30,7 @@ class ModelText(TextTools):
         self.tokenizer = tokenizer
         self.template = template
         self._max_model_len = max_model_len
+        self._most = max(MOST, max_model_len * CHARACTERS)
         self._generates = generates
 
     @property
@@ -44,7 +46,17 @@ class ModelText(TextTools):
         return self._generates and self.template is not None
 
     def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
+        self.check_length(text)
         return self.tokenizer.encode(text, add_special_tokens)
+
+    def check_length(self, text: str) -> None:
+        """INVALID_ARG for a text that would take too long to become tokens, however few."""
+        if len(text) > self._most:
+            raise invalid(
+                f"a text of {len(text)} characters is too long",
+                field=TEXT_INPUT,
+                hint=f"send at most {self._most} characters",
+            )
 
     def exceeds(self, text: str, tokens: int) -> bool:
         return len(text) > _SHORT and self.tokenizer.exceeds(text, tokens)

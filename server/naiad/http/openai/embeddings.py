@@ -17,7 +17,7 @@ from naiad.http.openai.requests import refuse
 from naiad.http.openai.served import gives, takes, text_of
 from naiad_backends import generation
 from naiad_backends.api import Array, ModelSpec, Request, Response
-from naiad_backends.errors import invalid, unsupported
+from naiad_backends.errors import NaiadError, invalid, unsupported
 
 Texts = Sequence[str | list[int]]
 
@@ -27,6 +27,10 @@ SIDE = "truncation_side"
 MOST = 2_048
 """Inputs of one request."""
 
+_AT_ONCE = 256
+"""Of them that wait for the model, whose queue need not take more."""
+
+_INPUTS = (generation.TEXT_INPUT, generation.INPUT_IDS)
 _FORMATS = ("float", "base64")
 _SIDES = ("left", "right")
 
@@ -117,9 +121,19 @@ def requests_of(spec: ModelSpec, wish: Wish, identifier: str) -> list[Request]:
 
 async def run(dataplane: DataPlane, requests: Sequence[Request]) -> list[Response]:
     """All responses. Raises the first error, and then ends what still runs."""
-    tasks = [asyncio.ensure_future(dataplane.infer(request)) for request in requests]
+    places = asyncio.Semaphore(_AT_ONCE)
+
+    async def infer(request: Request) -> Response:
+        async with places:
+            return await dataplane.infer(request)
+
+    tasks = [asyncio.ensure_future(infer(request)) for request in requests]
     try:
         return await asyncio.gather(*tasks)
+    except NaiadError as error:
+        if error.field in _INPUTS:
+            error.field = "input"
+        raise
     finally:
         for task in tasks:
             task.cancel()

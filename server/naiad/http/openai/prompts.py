@@ -83,8 +83,8 @@ def _tokens(tools: TextTools, wish: Generation, prompt: Prompt, prepared: Prepar
     else:
         tokens = prompt
     if wish.echo:
-        prepared.echo = prompt if isinstance(prompt, str) else tools.decode(tokens)
-        prepared.first = tools.decode(tokens[:1])
+        prepared.echo = prompt if isinstance(prompt, str) else _decoded(tools, tokens)
+        prepared.first = _decoded(tools, tokens[:1])
     prepared.tokens = tokens
     return tokens
 
@@ -99,6 +99,14 @@ def _encoded(tools: TextTools, text: str, special: bool) -> list[int]:
             hint="shorten it",
         )
     return list(tools.encode(text, special))
+
+
+def _decoded(tools: TextTools, tokens: list[int]) -> str:
+    try:
+        return tools.decode(tokens)
+    except NaiadError as error:
+        error.field = "prompt"
+        raise
 
 
 def _outputs(spec: ModelSpec, wish: Generation) -> list[str]:

@@ -152,7 +152,7 @@ def test_a_long_text_is_refused_if_it_cannot_be_cut(name: str, left: bool) -> No
     tokenizer, _ = made(name)
     with pytest.raises(NaiadError, match="too long to be cut") as caught:
         tokenizer.part("hello world " * (MOST // 10), Cut(10, left))
-    assert (caught.value.code, caught.value.field) == (Code.INVALID_ARG, "prompt")
+    assert (caught.value.code, caught.value.field) == (Code.INVALID_ARG, "text_input")
 
 
 def test_a_long_text_without_places_is_refused(smollm2: Tokenizer) -> None:

@@ -4,6 +4,7 @@ import pytest
 
 from naiad_backends.errors import Code, NaiadError
 from naiad_backends.llm.text.chat import ChatTemplate
+from naiad_backends.llm.text.cutting import MOST
 from naiad_backends.llm.text.tokenizer import Tokenizer
 from naiad_backends.llm.text.tools import ModelText
 
@@ -54,3 +55,10 @@ def test_tokens_that_there_are_not_are_refused(text: ModelText, tokens: list[int
         with pytest.raises(NaiadError, match="is not in the vocabulary") as caught:
             call(tokens)
         assert caught.value.code == Code.INVALID_ARG
+
+
+def test_a_text_that_would_take_too_long_is_refused(text: ModelText) -> None:
+    """Also where it is few tokens: a word that nobody knows is one."""
+    with pytest.raises(NaiadError, match="4194305 characters") as caught:
+        text.encode("x" * (MOST + 1))
+    assert (caught.value.code, caught.value.field) == (Code.INVALID_ARG, "text_input")
