@@ -7,10 +7,14 @@ from collections.abc import Mapping, Sequence
 
 import tokenizers
 
-from naiad_backends.errors import invalid
+from naiad_backends.errors import NaiadError, invalid
+from naiad_backends.generation import TEXT_INPUT
 from naiad_backends.llm.text.cutting import Cut, Cutter
 from naiad_backends.llm.text.glance import glance_of
 from naiad_backends.llm.text.spelling import Spelling
+
+_TOLD = 200
+"""Characters of what the library says."""
 
 
 class Tokenizer:
@@ -47,8 +51,8 @@ class Tokenizer:
         """The tokens of a text. What spells a special token in it becomes that token."""
         try:
             return self.library.encode(text, add_special_tokens=add_special_tokens).ids
-        except TypeError as error:
-            raise _not_text(text) from error
+        except BaseException as error:
+            raise _failed(error, text) from error
 
     def encode_cut(self, text: str, cut: Cut, add_special_tokens: bool = True) -> Sequence[int]:
         """The first or the last of these tokens, and the special ones that are added. Of a long
@@ -60,8 +64,10 @@ class Tokenizer:
         """All of a text that those tokens come from, and not much more."""
         try:
             return self._cutter.part(text, cut)
-        except TypeError as error:
-            raise _not_text(text) from error
+        except NaiadError:
+            raise
+        except BaseException as error:
+            raise _failed(error, text) from error
 
     def encode_batch(
         self, texts: Sequence[str], add_special_tokens: bool = True
@@ -71,8 +77,8 @@ class Tokenizer:
             encodings = self.library.encode_batch_fast(
                 list(texts), add_special_tokens=add_special_tokens
             )
-        except TypeError as error:
-            raise _not_text(*texts) from error
+        except BaseException as error:
+            raise _failed(error, *texts) from error
         return [encoding.ids for encoding in encodings]
 
     def decode(self, tokens: Sequence[int], skip_special_tokens: bool = False) -> str:
@@ -107,13 +113,30 @@ class Tokenizer:
 
 
 def _frame(library: tokenizers.Tokenizer) -> tuple[int, int]:
-    mask = library.encode("a", add_special_tokens=True).special_tokens_mask
+    try:
+        mask = library.encode("a", add_special_tokens=True).special_tokens_mask
+    except BaseException as error:
+        if isinstance(error, Exception):
+            # It has no token for what it does not know.
+            return 0, 0
+        raise _failed(error, "a") from error
     before = next((place for place, special in enumerate(mask) if not special), len(mask))
     rest = mask[before:]
     return before, next((place for place, one in enumerate(rest[::-1]) if not one), 0)
 
 
-def _not_text(*texts: object) -> Exception:
+def _failed(error: BaseException, *texts: object) -> BaseException:
+    """What a failure of the library tells who has sent the texts. A panic of its is no Exception,
+    and those that are have no class of their own."""
+    if isinstance(error, KeyboardInterrupt | SystemExit):
+        return error
+    if isinstance(error, TypeError):
+        return _not_text(*texts)
+    said = str(error)[:_TOLD]
+    return invalid(f"the tokenizer cannot read the text: {said}", field=TEXT_INPUT)
+
+
+def _not_text(*texts: object) -> NaiadError:
     wrong = next((text for text in texts if not isinstance(text, str)), None)
     if wrong is not None:
         return invalid(f"a text must be a string, not {type(wrong).__name__}")

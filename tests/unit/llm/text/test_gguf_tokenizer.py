@@ -9,8 +9,10 @@ import tokenizers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.unit.llm.text.vocabularies import (
+    NORMAL,
     USER_DEFINED,
     byte_level_metadata,
+    metadata,
     sentencepiece,
     sentencepiece_metadata,
     wordpiece,
@@ -255,3 +257,22 @@ def test_junk_in_metadata_is_an_error_of_ours_or_a_tokenizer(
         assert error.code in (Code.INVALID_ARG, Code.UNSUPPORTED)
     else:
         assert isinstance(tokenizer.encode("ab 漢"), list)
+
+
+def unigram_metadata(**fields: Any) -> dict[str, Any]:
+    """T5's kind, without a token for what it does not know."""
+    return metadata("t5", [("a", NORMAL), ("▁", NORMAL)], scores=[-1.0, -2.0], **fields)
+
+
+def test_a_text_that_the_library_fails_on_is_refused() -> None:
+    tokenizer = gguf_tokenizer(unigram_metadata())
+    assert tokenizer.encode("a") == [1, 0]
+    for encode in (tokenizer.encode, lambda text: tokenizer.encode_batch([text])):
+        with pytest.raises(NaiadError, match="cannot read the text") as caught:
+            encode("b")
+        assert (caught.value.code, caught.value.field) == (Code.INVALID_ARG, "text_input")
+
+
+def test_a_tokenizer_that_makes_the_library_panic_is_refused() -> None:
+    with pytest.raises(NaiadError, match="cannot read the text"):
+        gguf_tokenizer(unigram_metadata(precompiled_charsmap=np.array([1, 2], np.int32)))
