@@ -10,13 +10,14 @@ import os
 import re
 import signal
 import socket
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
+
+from tests.e2e.forking import Forked
 
 T = TypeVar("T")
 
@@ -71,9 +72,7 @@ class ServerProcess:
             *flags,
         ]
         with self._stdout.open("wb") as out, self._stderr.open("wb") as err:
-            self.process = subprocess.Popen(
-                command, stdout=out, stderr=err, env={**os.environ, **(env or {})}
-            )
+            self.process = Forked(command, out, err, {**os.environ, **(env or {})})
 
     def wait_ready(self) -> None:
         """Wait for the banner and read the addresses from it. Engines of language models import
