@@ -1,16 +1,17 @@
 """Values of config.json or of GGUF metadata, checked as they are asked for."""
 
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from naiad_backends.errors import NaiadError, invalid, not_found
 
 MOST = 1 << 31
 """No size of a model is larger."""
+_LARGEST = 1e30
+"""No other number is, so that sums and products are finite."""
 
 
 class Fields:
@@ -34,11 +35,13 @@ class Fields:
             raise self.wrong(name, f"a whole number from {least} on", value)
         return value
 
-    def number(self, name: str, default: float | None = None) -> float:
-        """A finite number."""
+    def number(self, name: str, default: float | None = None, above: float = -math.inf) -> float:
+        """A number between -1e30 and 1e30, larger than `above`."""
         value = self._value(name, default)
-        if isinstance(value, bool) or not isinstance(value, int | float) or not np.isfinite(value):
-            raise self.wrong(name, "a number", value)
+        known = isinstance(value, int | float) and not isinstance(value, bool)
+        if not known or not (-_LARGEST <= value <= _LARGEST and value > above):
+            wanted = "a number" if above == -math.inf else f"a number above {above:g}"
+            raise self.wrong(name, wanted, value)
         return float(value)
 
     def flag(self, name: str, default: bool) -> bool:
@@ -56,11 +59,13 @@ class Fields:
         return value
 
     def numbers(self, name: str) -> tuple[float, ...]:
-        """A list of numbers; none if missing."""
+        """A list of numbers above 0; none if missing."""
         value = self.get(name)
         value = [] if value is None else value
-        if not isinstance(value, list) or not all(type(item) in (int, float) for item in value):
-            raise self.wrong(name, "a list of numbers", value)
+        if not isinstance(value, list) or not all(
+            type(item) in (int, float) and 0 < item <= _LARGEST for item in value
+        ):
+            raise self.wrong(name, "a list of numbers above 0", value)
         return tuple(map(float, value))
 
     def part(self, name: str) -> "Fields":

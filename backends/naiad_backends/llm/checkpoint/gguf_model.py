@@ -154,7 +154,7 @@ def _rope(file: GgufFile, fields: Fields, head_dim: int) -> Rope:
     dimensions = fields.integer("rope.dimension_count", head_dim)
     if dimensions % 2 or dimensions > head_dim:
         raise fields.wrong("rope.dimension_count", f"an even part of {head_dim}", dimensions)
-    theta = fields.number("rope.freq_base", 10000.0)
+    theta = fields.number("rope.freq_base", 10000.0, above=1)
     if "rope_freqs.weight" in file.tensors:
         return divided(theta, dimensions, _factors(file, "rope_freqs.weight", dimensions))
     if "rope_factors_long.weight" in file.tensors:
@@ -228,7 +228,7 @@ def _gemma3(fields: Fields, common: Mapping[str, Any]) -> dict[str, Any]:
     layers = tuple(
         Layer(window, 1) if (i + 1) % every else Layer() for i in range(len(common["layers"]))
     )
-    theta = fields.number("rope.freq_base_swa", 10000.0)
+    theta = fields.number("rope.freq_base_swa", 10000.0, above=1)
     near = rope_of(Fields({}, fields.source), theta, common["head_dim"], common["max_position"])
     own = {"qk_norm": True, "layers": layers, "ropes": (*common["ropes"], near)}
     return _gemma(fields, common, large=62) | own

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from naiad_backends.llm.checkpoint.architecture import MOST_LAYERS, Architecture, Layer, Rope
-from naiad_backends.llm.checkpoint.fields import Fields
+from naiad_backends.llm.checkpoint.fields import MOST, Fields
 from naiad_backends.llm.checkpoint.huggingface_names import activation_of
 from naiad_backends.llm.checkpoint.rope import rope_of
 
@@ -77,7 +77,7 @@ def _rope(config: Fields, head_dim: int, part: str = "") -> Rope:
     dimensions = int(head_dim * fraction)
     if dimensions % 2 or not 0 < dimensions <= head_dim:
         raise config.wrong("partial_rotary_factor", f"an even part of {head_dim}", fraction)
-    theta = config.number("rope_theta", 10000.0)
+    theta = config.number("rope_theta", 10000.0, above=1)
     return rope_of(scaling, theta, dimensions, config.integer("max_position_embeddings", 2048))
 
 
@@ -88,7 +88,8 @@ def _longest(config: Fields) -> int:
         scaling = config.part(name)
         if "yarn" in (scaling.get("rope_type"), scaling.get("type")) and scaling.get("factor"):
             original = scaling.integer("original_max_position_embeddings", longest)
-            longest = max(longest, int(original * scaling.number("factor")))
+            stretched = original * scaling.number("factor", above=0)
+            longest = max(longest, int(min(stretched, MOST - 1)))
     return longest
 
 
@@ -136,7 +137,7 @@ def _gemma(config: Fields, common: dict[str, Any]) -> dict[str, Any]:
         "post_norm": True,
         "activation": activation_of(config, "hidden_activation", "gelu_pytorch_tanh"),
         "embedding_scale": common["hidden_size"] ** 0.5,
-        "attention_scale": config.number("query_pre_attn_scalar", 256.0) ** -0.5,
+        "attention_scale": config.number("query_pre_attn_scalar", 256.0, above=0) ** -0.5,
         "score_softcap": config.number("attn_logit_softcapping", 0.0),
         "logit_softcap": config.number("final_logit_softcapping", 0.0),
         "tied": config.flag("tie_word_embeddings", True),
@@ -170,7 +171,7 @@ def _granite(config: Fields, common: dict[str, Any]) -> Architecture:
         "embedding_scale": config.number("embedding_multiplier", 1.0),
         "residual_scale": config.number("residual_multiplier", 1.0),
         "attention_scale": config.number("attention_multiplier", 1.0),
-        "logit_scale": 1 / config.number("logits_scaling", 1.0),
+        "logit_scale": 1 / config.number("logits_scaling", 1.0, above=0),
     }
     return _llama(config, common | own)
 

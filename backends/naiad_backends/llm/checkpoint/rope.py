@@ -28,17 +28,17 @@ def rope_of(scaling: Fields, theta: float, dimensions: int, max_position: int) -
     theta: if `scaling` has none.  max_position: of the model, stretched.
     """
     kind = scaling.text("rope_type", scaling.text("type", "default"))
-    base = plain(scaling.number("rope_theta", theta), dimensions)
+    base = plain(scaling.number("rope_theta", theta, above=1), dimensions)
     # Dynamic scaling changes nothing up to the length that the model was trained for, which is its
     # `max_position_embeddings`, and no sequence grows longer than that.
     if kind in ("default", "dynamic", "none"):
         return _rope(base)
     if kind == "linear":
-        return _rope(base / scaling.number("factor"))
+        return _rope(base / scaling.number("factor", above=0))
     if kind == "llama3":
         return _rope(_llama3(base, scaling, max_position))
     if kind == "yarn":
-        return _yarn(base, scaling, scaling.number("rope_theta", theta), max_position)
+        return _yarn(base, scaling, scaling.number("rope_theta", theta, above=1), max_position)
     if kind in ("longrope", "su"):
         return _longrope(base, scaling, max_position)
     raise unsupported(f"rotary embeddings of the type '{kind}'", field=scaling.source)
@@ -72,8 +72,9 @@ def _rope(inv_freq: Frequencies, scale: float = 1.0) -> Rope:
 
 def _llama3(base: Frequencies, scaling: Fields, max_position: int) -> Frequencies:
     """Slow frequencies are divided by the factor, fast ones stay, a slope joins them."""
-    factor = scaling.number("factor")
-    low, high = scaling.number("low_freq_factor"), scaling.number("high_freq_factor")
+    factor = scaling.number("factor", above=0)
+    low = scaling.number("low_freq_factor")
+    high = scaling.number("high_freq_factor", above=low)
     original = scaling.integer("original_max_position_embeddings", max_position)
     turns = original * base / (2 * math.pi)
     kept = np.clip((turns - low) / (high - low), 0, 1)
@@ -84,13 +85,13 @@ def _yarn(base: Frequencies, scaling: Fields, theta: float, max_position: int) -
     """As `llama3`, but the slope is between dimensions, and cosine and sine grow a little."""
     dimensions = 2 * len(base)
     original = scaling.integer("original_max_position_embeddings", max_position)
-    factor = scaling.number("factor", max_position / original)
+    factor = scaling.number("factor", max_position / original, above=0)
 
     def dimension(turns: float) -> float:
         return dimensions * math.log(original / (2 * math.pi * turns)) / (2 * math.log(theta))
 
-    low = dimension(scaling.number("beta_fast", 32.0))
-    high = dimension(scaling.number("beta_slow", 1.0))
+    low = dimension(scaling.number("beta_fast", 32.0, above=0))
+    high = dimension(scaling.number("beta_slow", 1.0, above=0))
     if scaling.flag("truncate", True):
         low, high = math.floor(low), math.ceil(high)
     low, high = max(low, 0), min(high, dimensions - 1)
@@ -113,7 +114,7 @@ def _longrope(base: Frequencies, scaling: Fields, max_position: int) -> Rope:
     for name, factors in (("short_factor", short), ("long_factor", long)):
         if len(factors) != len(base):
             raise scaling.wrong(name, f"a list of {len(base)} numbers", factors)
-    original = scaling.integer("original_max_position_embeddings", max_position)
-    factor = scaling.number("factor", max_position / original)
+    original = scaling.integer("original_max_position_embeddings", max_position, least=2)
+    factor = scaling.number("factor", max_position / original, above=0)
     usual = math.sqrt(1 + math.log(factor) / math.log(original)) if factor > 1 else 1.0
     return longrope(base, short, long, original, scaling.number("attention_factor", usual))

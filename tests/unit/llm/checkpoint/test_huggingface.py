@@ -114,6 +114,22 @@ WRONG: dict[str, tuple[dict[str, Any], str, Code]] = {
     "heads": ({"num_key_value_heads": 3}, "a divisor of 4", Code.INVALID_ARG),
     "no theta": ({"rope_parameters": {"rope_theta": "x"}}, "'rope_theta' must", Code.INVALID_ARG),
     "rope": ({"rope_parameters": {"rope_type": "new"}}, "the type 'new'", Code.UNSUPPORTED),
+    "theta": ({"rope_parameters": {"rope_theta": 0}}, "a number above 1", Code.INVALID_ARG),
+    "infinite": ({"rms_norm_eps": 10**400}, "'rms_norm_eps' must be", Code.INVALID_ARG),
+    "no part": ({"partial_rotary_factor": 1e30}, "an even part", Code.INVALID_ARG),
+    "no scale": ({"model_type": "granite", "logits_scaling": 0}, "above 0", Code.INVALID_ARG),
+    "no slope": (
+        {
+            "rope_parameters": {
+                "rope_type": "llama3",
+                "factor": 8,
+                "low_freq_factor": 4,
+                "high_freq_factor": 4,
+            }
+        },
+        "'high_freq_factor' must be a number above 4",
+        Code.INVALID_ARG,
+    ),
     "factor": ({"rope_parameters": {"rope_type": "linear"}}, "'factor' is", Code.INVALID_ARG),
     "type": ({"model_type": "mamba"}, "models of the type 'mamba'", Code.UNSUPPORTED),
     "class": (
