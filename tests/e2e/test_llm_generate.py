@@ -383,3 +383,10 @@ def test_what_would_take_long_is_refused_by_name(server: ServerProcess, kind: st
 def test_an_error_does_not_repeat_all_that_was_sent(server: ServerProcess, chat: Any) -> None:
     reply = post(server, "smollm2", "generate", {"chat": chat})
     assert reply.status == 400 and len(reply.body) < 1_000, reply.body
+
+
+def test_more_choices_than_the_queue_takes(server: ServerProcess) -> None:
+    """They go to the model bit by bit."""
+    body = {"model": "smollm2", "prompt": ["a"] * 700, "n": 2, "max_tokens": 1}
+    answer = server.post("/v1/completions", body).json()
+    assert len(answer["choices"]) == 1_400 and answer["usage"]["completion_tokens"] == 1_400

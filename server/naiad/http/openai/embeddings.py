@@ -12,6 +12,7 @@ import orjson
 
 from naiad.core.dataplane import DataPlane
 from naiad.http.openai.fields import Fields, are_tokens
+from naiad.http.openai.merged import AT_ONCE
 from naiad.http.openai.prompts import one, tensor_for
 from naiad.http.openai.requests import refuse
 from naiad.http.openai.served import gives, takes, text_of
@@ -26,9 +27,6 @@ SIDE = "truncation_side"
 
 MOST = 2_048
 """Inputs of one request."""
-
-_AT_ONCE = 256
-"""Of them that wait for the model, whose queue need not take more."""
 
 _INPUTS = (generation.TEXT_INPUT, generation.INPUT_IDS)
 _FORMATS = ("float", "base64")
@@ -121,7 +119,7 @@ def requests_of(spec: ModelSpec, wish: Wish, identifier: str) -> list[Request]:
 
 async def run(dataplane: DataPlane, requests: Sequence[Request]) -> list[Response]:
     """All responses. Raises the first error, and then ends what still runs."""
-    places = asyncio.Semaphore(_AT_ONCE)
+    places = asyncio.Semaphore(AT_ONCE)
 
     async def infer(request: Request) -> Response:
         async with places:

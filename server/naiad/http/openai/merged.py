@@ -14,16 +14,24 @@ SILENCE_S = 15.0
 """Seconds after which a client hears that the server is still there. Proxies often cut what was
 silent for 30 or 60."""
 
+AT_ONCE = 256
+"""What one request may have under way in a model, whose queue need not take more."""
+
 
 class Merged:
-    """Reads all streams at once. Made and read on the event loop; whoever made it closes it."""
+    """Reads many streams at once. Made and read on the event loop; whoever made it closes it."""
 
     def __init__(
-        self, streams: Iterable[AsyncGenerator[Part, None]], silence_s: float = SILENCE_S
+        self,
+        streams: Iterable[AsyncGenerator[Part, None]],
+        silence_s: float = SILENCE_S,
+        at_once: int = AT_ONCE,
     ) -> None:
-        """silence_s: after so long without a response `take` returns without one."""
+        """silence_s: after so long without a response `take` returns without one.
+        at_once: streams; the others begin when these have ended."""
         self._loop = asyncio.get_running_loop()
         self._silence_s = silence_s
+        self._places = asyncio.Semaphore(at_once)
         self._arrived: list[tuple[int, Response]] = []
         self._waiting: asyncio.Future[None] | None = None
         self._error: Exception | None = None
@@ -64,7 +72,7 @@ class Merged:
 
     async def _read(self, number: int, parts: AsyncGenerator[Part, None]) -> None:
         try:
-            async with aclosing(parts):
+            async with self._places, aclosing(parts):
                 async for part in parts:
                     if part.response is not None:
                         self._arrived.append((number, part.response))

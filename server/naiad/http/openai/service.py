@@ -31,7 +31,7 @@ from naiad.http.openai import (
 from naiad.http.openai.choices import Choices
 from naiad.http.openai.fields import Fields
 from naiad.http.openai.form import Form
-from naiad.http.openai.merged import Merged
+from naiad.http.openai.merged import AT_ONCE, Merged
 from naiad.http.openai.requests import Generation
 from naiad_backends.api import ModelSpec, Request
 from naiad_backends.errors import NaiadError, invalid, unsupported
@@ -120,7 +120,8 @@ class OpenAi:
         prepared = await self._prepare(spec, wish, identifier)
         self._note(call, [each.request for each in prepared])
         form = kind(wish, identifier, Choices(wish, prepared))
-        merged = Merged(self._dataplane.stream(each.request) for each in prepared)
+        streams = (self._dataplane.stream(each.request) for each in prepared)
+        merged = Merged(streams, at_once=max(AT_ONCE // wish.n, 1))
         if not wish.stream:
             return Answer((await events.whole(form, merged),))
         stream = events.stream(form, merged)

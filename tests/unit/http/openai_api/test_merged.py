@@ -45,6 +45,28 @@ async def test_responses_come_with_the_number_of_their_stream() -> None:
     await merged.close()
 
 
+async def test_so_many_begin_when_others_have_ended() -> None:
+    begun: list[int] = []
+
+    async def parts(number: int, source: Source) -> AsyncGenerator[Part, None]:
+        begun.append(number)
+        async for part in source.parts():
+            yield part
+
+    sources = [Source() for _ in range(4)]
+    streams = (parts(number, source) for number, source in enumerate(sources))
+    merged = Merged(streams, ENDLESS_S, at_once=2)
+    said = Response()
+    sources[1].queue.put_nowait(said)
+    assert await merged.take() == [(1, said)] and begun == [0, 1]
+    sources[1].queue.put_nowait(None)
+    sources[2].queue.put_nowait(said)
+    assert await merged.take() == [(2, said)] and begun == [0, 1, 2]
+    await merged.close()
+    assert [source.closed for source in sources] == [True, True, True, False]
+    assert begun == [0, 1, 2]
+
+
 async def test_what_came_meanwhile_comes_together() -> None:
     source = Source()
     merged = Merged([source.parts()], ENDLESS_S)
