@@ -165,7 +165,7 @@ class LlmInstance(EngineInstance):
         wishes, request = work.wishes, work.request
         names = wanted(request)
         chat = work.prompt.chat is not None
-        adds, room = [], self._longest - len(tokens)
+        adds, room, shared = [], self._longest - len(tokens), list(tokens)
         for index in range(wishes.n):
             sampling = wishes.choice(index, room, chat)
             if sampling.logprobs is None and generation.CUMULATIVE_LOGPROB in names:
@@ -173,7 +173,7 @@ class LlmInstance(EngineInstance):
             adds.append(
                 Add(
                     self._last_number + 1 + index,
-                    list(tokens),
+                    shared,
                     sampling,
                     request.priority,
                     time.time() + request.timeout_us / 1e6 if request.timeout_us else 0.0,
