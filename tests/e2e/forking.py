@@ -5,6 +5,7 @@ after the fork: it reads its options, makes its event loop, opens its log. The t
 line and of the documents start the command itself.
 """
 
+import gc
 import json
 import os
 import select
@@ -73,7 +74,9 @@ class _Parent:
         with theirs:
             descriptor = theirs.fileno()
             command = [sys.executable, __file__, str(descriptor)]
-            self._process = subprocess.Popen(command, pass_fds=[descriptor])
+            # numpy's library would have a thread.
+            env = {**os.environ, "OPENBLAS_NUM_THREADS": "1"}
+            self._process = subprocess.Popen(command, pass_fds=[descriptor], env=env)
 
     def ask(self, question: Any, *files: BinaryIO) -> int:
         """The pid of a new server, or the exit code of one that has ended."""
@@ -93,6 +96,7 @@ def _be_the_parent() -> int:
     import naiad.app
     import naiad.cli
 
+    gc.freeze()  # What was imported stays: a server that ends need not look at it once more.
     while True:
         data, files, _, _ = socket.recv_fds(door, _LARGEST, 2)
         if not data:
