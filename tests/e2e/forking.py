@@ -1,8 +1,8 @@
 """Servers forked off a process that has imported Naiad: imports are most of what a start costs.
 
 Run as a program, this file is that process. It has no threads, and all that a server does happens
-after the fork: it reads its options, makes its event loop, opens its log. The tests of the command
-line and of the documents start the command itself.
+after the fork: it reads its options, makes its event loop, opens its log.
+`tests/e2e/test_cli.py` starts and ends the command itself.
 """
 
 import gc

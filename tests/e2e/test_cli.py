@@ -4,6 +4,7 @@ import re
 import subprocess
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from subprocess import PIPE
 
 import pytest
 from tests.e2e import graphs
@@ -144,6 +145,23 @@ def test_a_port_that_is_taken(server: ServerProcess, good: Path, protocol: str) 
     assert port in done.stderr
     assert "in use" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_server_from_its_start_to_its_end(good: Path) -> None:
+    """The command itself, which other tests' servers are forked for."""
+    ports = [f"--{name}-port=0" for name in ("http", "grpc", "metrics")]
+    command = [str(NAIAD), "serve", f"--model-repository={good}", *ports]
+    with subprocess.Popen(command, stdout=PIPE, stderr=PIPE, text=True) as process:
+        assert process.stdout
+        try:
+            assert any("Naiad is ready." in line for line in process.stdout)
+            process.terminate()
+            _, errors = process.communicate(timeout=60)
+        finally:
+            process.kill()
+    assert process.returncode == 0, errors
+    assert "shutting down" in errors
+    assert "Traceback" not in errors
 
 
 def test_the_banner_of_a_server_without_http(good: Path, tmp_path: Path) -> None:
