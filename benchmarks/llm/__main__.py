@@ -13,6 +13,7 @@ from benchmarks.llm import offline
 from benchmarks.llm.models import Models
 from benchmarks.llm.offline import Case, Engine
 from benchmarks.llm.peers import Peers
+from naiad_backends.llm.process import VARIABLES
 
 MODULES = {
     "naiad": "benchmarks.llm.drivers.naiad_engine",
@@ -68,7 +69,9 @@ def main(
             python, arguments = commands[name]()
             module = MODULES[name]
             command = [str(python), "-m", module, str(threads), *map(str, arguments)]
-            running.append(stack.enter_context(Engine(name, command, threads)))
+            # As the server starts its engines.
+            variables = VARIABLES if name.startswith("naiad") else {}
+            running.append(stack.enter_context(Engine(name, command, threads, variables)))
         found = offline.measure(running, [CASES[case] for case in cases], rounds)
     for name, value in facts("benchmarks.llm").items():
         print(f"- {name}: {value}")

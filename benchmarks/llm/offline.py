@@ -36,11 +36,13 @@ class Case:
 class Engine(AbstractContextManager["Engine"]):
     """A driver's process, ready to be asked."""
 
-    def __init__(self, name: str, command: Sequence[str], threads: int) -> None:
-        """Raises BenchmarkError if it does not come up."""
+    def __init__(
+        self, name: str, command: Sequence[str], threads: int, variables: Mapping[str, str]
+    ) -> None:
+        """variables: of its environment.  Raises BenchmarkError if it does not come up."""
         self.name = name
         pipe = subprocess.PIPE
-        env = {"OMP_NUM_THREADS": str(threads)}
+        env = {"OMP_NUM_THREADS": str(threads), **variables}
         self._process = subprocess.Popen(
             command, stdin=pipe, stdout=pipe, text=True, env={**os.environ, **env}
         )

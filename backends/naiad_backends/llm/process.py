@@ -5,8 +5,9 @@ Lives on the event loop. Knows how messages travel, not what they mean.
 
 import asyncio
 import logging
+import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import msgspec
 
@@ -21,6 +22,9 @@ logger = logging.getLogger(__name__)
 _WORKER = "naiad_backends.llm.engine.worker"
 
 _STOP_SECONDS = 10.0
+
+VARIABLES = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
+"""Huge pages for weights that torch allocates: a step without our kernels takes a tenth less."""
 
 
 class EngineProcess(ChildProcess[Ready]):
@@ -50,6 +54,9 @@ class EngineProcess(ChildProcess[Ready]):
     def _command(self) -> Sequence[str]:
         # -P: the folder that the server runs in is no place for modules.
         return sys.executable, "-P", "-m", _WORKER
+
+    def _variables(self) -> Mapping[str, str]:
+        return {**VARIABLES, **os.environ}
 
     async def _greet(self) -> Ready:
         begun = self._loop.time()

@@ -30,18 +30,18 @@ def as_tensor(weight: Weight) -> Tensor:
 
 
 def linear_for(dtype: str) -> MakeLinear:
-    """How to make the products of a model. dtype: of `Options`; `auto` has 8 bits for what the file
-    has packed where the CPU has instructions for them, without which 16 bits are faster from one
-    row on; all else but `float32` has 16."""
-    halves = bfloat16 if ops.mkldnn._is_mkldnn_bf16_supported() else float16
+    """How to make the products of a model. dtype: of `Options`; all but `float32` has 16 bits,
+    where torch has such products for the CPU."""
+    if dtype == "float32":
+        return float32
+    if ops.mkldnn._is_mkldnn_bf16_supported():
+        return bfloat16
+    return float16 if has_fbgemm() else float32
 
-    def auto(weights: Sequence[Weight], biases: Sequence[Weight]) -> Linear:
-        packed = all(weight.quantized for weight in weights)
-        return (int8 if packed else halves)(weights, biases)
 
-    if dtype == "auto":
-        return auto if torch.cpu._is_vnni_supported() else halves
-    return float32 if dtype == "float32" else halves
+def has_fbgemm() -> bool:
+    """The library behind `float16` and `int8`, for x86."""
+    return "fbgemm" in torch.backends.quantized.supported_engines
 
 
 def float32(weights: Sequence[Weight], biases: Sequence[Weight]) -> Linear:
@@ -77,14 +77,15 @@ def float16(weights: Sequence[Weight], biases: Sequence[Weight]) -> Linear:
 
 
 def int8(weights: Sequence[Weight], biases: Sequence[Weight]) -> Linear:
-    """Weights of 8 bits with a scale for each row of the matrix.
+    """Weights of 8 bits with a scale for each row of the matrix, activations with one for each row.
 
-    Activations are rounded to the same number of steps with a scale for each row of x, and what
-    that loses to as many steps again: a few of them are so large that the others would vanish. Both
-    are rows of one product, which reads the weights once.
+    For a decoder that is `rotated`: beside a few numbers far above the others, the others vanish.
     """
     matrix, bias = _stacked(weights), _bias(biases)
-    scales = matrix.abs().amax(1).clamp_(min=TINY).div_(127)
+    # Without VNNI two products are added in 16 bits: 2 * (2 * 83 + 1) * 97 < 2^15.
+    steps, most_steps = (127, 127) if torch.cpu._is_vnni_supported() else (83, 97)
+    zero = steps + 1
+    scales = matrix.abs().amax(1).clamp_(min=TINY).div_(most_steps)
     with warnings.catch_warnings():
         # Torch says that these tensors will go one day; the operators know no others.
         warnings.simplefilter("ignore")
@@ -93,19 +94,11 @@ def int8(weights: Sequence[Weight], biases: Sequence[Weight]) -> Linear:
         )
     packed = ops.quantized.linear_prepack(quantized, None)
     product = ops.quantized.linear_with_input_q_dq_qweight_dq_output_fp32.default
-    # Without VNNI two products are added in 16 bits, which overflow if activations have 8. Such a
-    # CPU has better, but is where this is tested too.
-    steps, zero = (127, 128) if torch.cpu._is_vnni_supported() else (63, 64)
 
     def linear(x: Tensor) -> Tensor:
         # Many times faster than a norm of infinite order, which torch does not vectorize.
-        scale = x.abs().amax(-1, keepdim=True).clamp_(min=TINY).div_(steps)
-        scaled = x / scale
-        rows = torch.empty(2, *x.shape)
-        torch.round(scaled, out=rows[0])
-        torch.sub(scaled, rows[0], out=rows[1]).mul_(2 * steps)
-        coarse, fine = product(rows.view(-1, x.shape[-1]), 1.0, zero, packed).chunk(2)
-        out = torch.add(coarse, fine, alpha=0.5 / steps).mul_(scale)
+        most = x.abs().amax(-1, keepdim=True).clamp_(min=TINY)
+        out: Tensor = product(x / most, 1 / steps, zero, packed).mul_(most)
         return out if bias is None else out.add_(bias)
 
     return linear

@@ -10,7 +10,8 @@ from naiad_backends.llm.engine.runner import Runner, Step
 from naiad_backends.llm.models.attention import Layout, PagedAttention
 from naiad_backends.llm.models.cpu import CpuOperators
 from naiad_backends.llm.models.decoder import Decoder
-from naiad_backends.llm.models.linear import as_tensor, linear_for
+from naiad_backends.llm.models.linear import as_tensor, has_fbgemm, int8, linear_for
+from naiad_backends.llm.models.rotation import can_rotate, rotated
 from naiad_backends.llm.options import Options
 
 BLOCK_SIZE = 32
@@ -36,11 +37,15 @@ class TorchRunner(Runner):
         self.blocks = blocks_for(options, a, self.block_size, torch.float32.itemsize)
         layout = Layout(a.num_kv_heads, a.head_dim, self.blocks, self.block_size)
         paged = PagedAttention(len(a.layers), a.num_heads, layout)
-        self.operators = CpuOperators(a.ropes, paged)
-        self.decoder = Decoder(
-            checkpoint, linear_for(options.dtype), as_tensor, self.operators, torch.float32
-        )
-        self.description = f"torch, dtype {options.dtype}, {torch.get_num_threads()} threads"
+        make, middle, bits = linear_for(options.dtype), None, ""
+        if _wants_8_bits(checkpoint, options):
+            turned = rotated(checkpoint)
+            checkpoint, make, middle = turned.checkpoint, int8, turned.middle
+            bits = ", 8 bits"
+        self.operators = CpuOperators(checkpoint.decoder.ropes, paged, middle)
+        self.decoder = Decoder(checkpoint, make, as_tensor, self.operators, torch.float32)
+        threads = torch.get_num_threads()
+        self.description = f"torch, dtype {options.dtype}{bits}, {threads} threads"
 
     @torch.inference_mode()
     def forward(self, step: Step) -> Tensor:
@@ -52,3 +57,9 @@ class TorchRunner(Runner):
 
     def close(self) -> None:
         """Python frees all of it with the runner."""
+
+
+def _wants_8_bits(checkpoint: Checkpoint, options: Options) -> bool:
+    """What the file has packed stays so, if it can and nothing else is asked for."""
+    packed = checkpoint.weight("layers.0.q").quantized
+    return options.dtype == "auto" and packed and can_rotate(checkpoint.decoder) and has_fbgemm()

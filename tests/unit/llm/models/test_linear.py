@@ -21,7 +21,7 @@ BFLOAT16 = torch.ops.mkldnn._is_mkldnn_bf16_supported()
             1e-2,
             marks=pytest.mark.skipif(not BFLOAT16, reason="this CPU has no bfloat16"),
         ),
-        (linear.int8, 1e-2),
+        (linear.int8, 3e-2),
     ],
 )
 def test_products(make: MakeLinear, most: float) -> None:
@@ -55,19 +55,3 @@ def test_a_row_of_8_bits_does_not_know_its_neighbours() -> None:
 
     for row in range(len(x)):
         assert torch.equal(product(x[row : row + 1])[0], together[row])
-
-
-@pytest.mark.parametrize("vnni", [False, True])
-def test_what_a_file_has_packed_stays_so_where_the_cpu_has_products_of_8_bits(
-    monkeypatch: pytest.MonkeyPatch, vnni: bool
-) -> None:
-    monkeypatch.setattr(torch.cpu, "_is_vnni_supported", lambda: vnni)
-    random = np.random.default_rng(0)
-    blocks = random.integers(0, 40, (24, 18 * 2), np.uint8)
-    weight = Weight((24, 64), "Q4_0", blocks)
-    x = torch.from_numpy(random.standard_normal((3, 64), np.float32))
-    halves = linear.bfloat16 if BFLOAT16 else linear.float16
-
-    product = linear.linear_for("auto")([weight], [])(x)
-
-    assert torch.equal(product, (linear.int8 if vnni else halves)([weight], [])(x))

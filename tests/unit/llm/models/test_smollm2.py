@@ -259,4 +259,6 @@ def test_weights_of_8_bits_choose_nearly_the_same(checkpoint: Checkpoint) -> Non
 
     expected, got = torch.log_softmax(exact, -1), torch.log_softmax(packed, -1)
 
-    assert (expected.exp() * (expected - got)).sum(-1).mean() < 0.01
+    # Activations have a bit less where the CPU has no VNNI.
+    divergence = float((expected.exp() * (expected - got)).sum(-1).mean())
+    assert 1e-5 < divergence < (0.01 if torch.cpu._is_vnni_supported() else 0.02), divergence
