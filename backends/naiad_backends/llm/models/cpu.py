@@ -33,6 +33,7 @@ class CpuOperators(Operators):
     def norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
         if self.middle is None:
             return self._norm(x, weight, eps)
+        # The norms of a rotated model have no weights of their own: they make rows one long.
         length = torch.linalg.vector_norm(x, 2, -1, keepdim=True)
         return x / torch.hypot(length, self._root(eps, x.shape[-1]))
 
