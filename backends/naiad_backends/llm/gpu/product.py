@@ -1,7 +1,7 @@
 """The product of one row with a matrix: a decode step of one sequence is little else.
 
 cuBLAS computes it in tiles that are meant for several rows, some of them in two kernels. Here a
-program reads whole rows of the matrix, and begins to before the kernel in front of it has ended.
+program reads whole rows of the matrix, the first part of them while the kernel before is ending.
 """
 
 import torch

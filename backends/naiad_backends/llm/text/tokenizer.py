@@ -128,7 +128,7 @@ def _frame(library: tokenizers.Tokenizer) -> tuple[int, int]:
 def _failed(error: BaseException, *texts: object) -> BaseException:
     """What a failure of the library tells who has sent the texts. A panic of its is no Exception,
     and those that are have no class of their own."""
-    if isinstance(error, KeyboardInterrupt | SystemExit):
+    if isinstance(error, KeyboardInterrupt | SystemExit | MemoryError):
         return error
     if isinstance(error, TypeError):
         return _not_text(*texts)
