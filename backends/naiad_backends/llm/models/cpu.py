@@ -7,41 +7,44 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from naiad_backends.llm.checkpoint.architecture import Rope
+from naiad_backends.llm.checkpoint.architecture import Architecture, Rope
 from naiad_backends.llm.engine.runner import Step
 from naiad_backends.llm.models.attention import PagedAttention
 from naiad_backends.llm.models.operators import Activation, AttentionLayer, Operators
 
 
 class CpuOperators(Operators):
-    """ropes: of the architecture.  paged: the cache.  middle: of a model that is `Rotated`."""
+    """paged: the cache.  middle: of a model that is `Rotated`."""
 
     def __init__(
-        self, ropes: Sequence[Rope], paged: PagedAttention, middle: Tensor | None = None
+        self, a: Architecture, paged: PagedAttention, middle: Tensor | None = None
     ) -> None:
-        self.ropes = [Rotation(rope) for rope in ropes]
+        self.hidden_size = a.hidden_size
+        self.ropes = [Rotation(rope) for rope in a.ropes]
+        self.turns = [torch.empty(0) for _ in a.ropes]
         self.paged = paged
         self.middle = middle
-        self.roots: dict[tuple[float, int], Tensor] = {}
 
     def begin(self, step: Step) -> None:
         """Tell of the step that is computed next."""
         self.paged.begin(step)
-        for rope in self.ropes:
-            rope.begin(step.positions)
+        self.turns = [rope.turns(step.positions) for rope in self.ropes]
+
+    @property
+    def tensors(self) -> list[Tensor]:
+        """All that a step depends on beside its tokens, if its sequences have one token each."""
+        return [*self.turns, *self.paged.tensors]
+
+    @tensors.setter
+    def tensors(self, tensors: Sequence[Tensor]) -> None:
+        count = len(self.ropes)
+        self.turns, self.paged.tensors = list(tensors[:count]), list(tensors[count:])
 
     def norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
         if self.middle is None:
-            return self._norm(x, weight, eps)
+            return _norm(x, self.hidden_size, weight, eps)
         # The norms of a rotated model have no weights of their own: they make rows one long.
-        length = torch.linalg.vector_norm(x, 2, -1, keepdim=True)
-        return x / torch.hypot(length, self._root(eps, x.shape[-1]))
-
-    def _norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
-        # Fewer and cheaper calls than torch's own: x / sqrt(|x|^2 / n + eps) * weight.
-        length = torch.linalg.vector_norm(x, 2, -1, keepdim=True)
-        divisor = torch.hypot(length.mul_(x.shape[-1] ** -0.5), self._root(eps, 1))
-        return (x / divisor).mul_(weight)
+        return x / _longer(torch.linalg.vector_norm(x, 2, -1, True), eps * self.hidden_size)
 
     def add_norm(
         self, x: Tensor, residual: Tensor, weight: Tensor, eps: float
@@ -58,24 +61,31 @@ class CpuOperators(Operators):
             out = functional.gelu(gates, approximate=approximate).mul_(rest)
         if self.middle is None:
             return out
-        return torch.mm(out.view(-1, len(self.middle)), self.middle).view(out.shape)
+        return torch.mm(out.view(-1, self.middle.shape[0]), self.middle).view(out.shape)
 
     def attention(self, qkv: Tensor, layer: AttentionLayer) -> Tensor:
         heads, kv_heads = layer.num_heads, layer.num_kv_heads
-        parts = qkv.view(len(qkv), heads + 2 * kv_heads, layer.head_dim)
+        parts = qkv.view(-1, heads + 2 * kv_heads, layer.head_dim)
         queries, keys = parts[:, :heads], parts[:, heads : heads + kv_heads]
         if layer.q_norm is not None and layer.k_norm is not None:
-            queries.copy_(self._norm(queries, layer.q_norm, layer.eps))
-            keys.copy_(self._norm(keys, layer.k_norm, layer.eps))
+            queries.copy_(_norm(queries, layer.head_dim, layer.q_norm, layer.eps))
+            keys.copy_(_norm(keys, layer.head_dim, layer.k_norm, layer.eps))
         if layer.rope is not None:
-            self.ropes[layer.rope].turn(parts[:, : heads + kv_heads])
+            self.ropes[layer.rope].turn(parts[:, : heads + kv_heads], self.turns[layer.rope])
         self.paged.write(layer.index, parts[:, heads:])
-        return self.paged.attend(queries, layer).reshape(len(qkv), -1)
+        return self.paged.attend(queries, layer).reshape(-1, heads * layer.head_dim)
 
-    def _root(self, eps: float, times: int) -> Tensor:
-        if (eps, times) not in self.roots:
-            self.roots[eps, times] = torch.tensor((eps * times) ** 0.5)
-        return self.roots[eps, times]
+
+def _norm(x: Tensor, size: int, weight: Tensor, eps: float) -> Tensor:
+    """size: of rows, which torch cannot record as a number."""
+    # Fewer and cheaper calls than torch's own: x / sqrt(|x|^2 / n + eps) * weight.
+    length = torch.linalg.vector_norm(x, 2, -1, True).mul_(size**-0.5)
+    return (x / _longer(length, eps)).mul_(weight)
+
+
+def _longer(length: Tensor, eps: float) -> Tensor:
+    """sqrt(length^2 + eps)."""
+    return torch.hypot(length, torch.full((), eps**0.5))
 
 
 class Rotation:
@@ -85,25 +95,23 @@ class Rotation:
         self.rope = rope
         # As in the references: angles in float32.
         self.inv_freq = np.asarray(rope.inv_freq, np.float32)
-        self.cos = self.sin = self.turns = torch.empty(0)
 
-    def begin(self, positions: np.ndarray[tuple[int], np.dtype[np.int32]]) -> None:
-        """[T, 1, dimensions] of cosines, and of sines with the sign that turns halves around; or,
-        if neighbours are pairs, [T, 1, dimensions / 2] of complex numbers."""
+    def turns(self, positions: np.ndarray[tuple[int], np.dtype[np.int32]]) -> Tensor:
+        """[2, T, 1, dimensions]: cosines, and sines with the sign that turns halves around; or, if
+        neighbours are pairs, [T, 1, dimensions / 2] of complex numbers."""
         angles = positions.astype(np.float32)[:, None, None] * self.inv_freq
         cos, sin = np.cos(angles) * self.rope.scale, np.sin(angles) * self.rope.scale
         if self.rope.interleaved:
-            self.turns = torch.complex(torch.from_numpy(cos), torch.from_numpy(sin))
-        else:
-            self.cos = torch.from_numpy(np.concatenate((cos, cos), -1))
-            self.sin = torch.from_numpy(np.concatenate((-sin, sin), -1))
+            return torch.complex(torch.from_numpy(cos), torch.from_numpy(sin))
+        halves = np.concatenate((cos, cos), -1), np.concatenate((-sin, sin), -1)
+        return torch.from_numpy(np.stack(halves))
 
-    def turn(self, x: Tensor) -> None:
+    def turn(self, x: Tensor, turns: Tensor) -> None:
         """In place. x: [T, heads, head_dim]."""
         turning = x[..., : self.rope.dimensions]
         if self.rope.interleaved:
             pairs = turning.view(*turning.shape[:-1], -1, 2)
-            torch.view_as_complex(pairs).mul_(self.turns)
+            torch.view_as_complex(pairs).mul_(turns)
         else:
             swapped = turning.reshape(*turning.shape[:-1], 2, -1).flip(-2).flatten(-2)
-            turning.mul_(self.cos).addcmul_(swapped, self.sin)
+            turning.mul_(turns[0]).addcmul_(swapped, turns[1])

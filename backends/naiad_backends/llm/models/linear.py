@@ -10,10 +10,10 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional
+from torch.nn import Module, functional
 
 from naiad_backends.llm.checkpoint.weights import Weight
-from naiad_backends.llm.models.decoder import Linear, MakeLinear
+from naiad_backends.llm.models.decoder import MakeLinear
 
 ops = torch.ops
 
@@ -33,75 +33,87 @@ def linear_for(dtype: str) -> MakeLinear:
     """How to make the products of a model. dtype: of `Options`; all but `float32` has 16 bits,
     where torch has such products for the CPU."""
     if dtype == "float32":
-        return float32
+        return Float32
     if ops.mkldnn._is_mkldnn_bf16_supported():
-        return bfloat16
-    return float16 if has_fbgemm() else float32
+        return Bfloat16
+    return Float16 if has_fbgemm() else Float32
 
 
 def has_fbgemm() -> bool:
-    """The library behind `float16` and `int8`, for x86."""
+    """The library behind `Float16` and `Int8`, for x86."""
     return "fbgemm" in torch.backends.quantized.supported_engines
 
 
-def float32(weights: Sequence[Weight], biases: Sequence[Weight]) -> Linear:
+class Float32(Module):
     """Exact."""
-    matrix, bias = _stacked(weights), _bias(biases)
-    return lambda x: functional.linear(x, matrix, bias)
+
+    def __init__(self, weights: Sequence[Weight], biases: Sequence[Weight]) -> None:
+        super().__init__()
+        self.matrix, self.bias = _stacked(weights), _bias(biases)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return functional.linear(x, self.matrix, self.bias)
 
 
-def bfloat16(weights: Sequence[Weight], biases: Sequence[Weight]) -> Linear:
+class Bfloat16(Module):
     """Weights and activations of 16 bits, where the CPU has instructions for them."""
-    matrix = ops.mkldnn._reorder_linear_weight(_stacked(weights).bfloat16(), None)
-    bias = _bias(biases)
-    bias = None if bias is None else bias.bfloat16()
-    product = ops.mkldnn._linear_pointwise.default
 
-    def linear(x: Tensor) -> Tensor:
-        out: Tensor = product(x.bfloat16(), matrix, bias, "none", [], "")
+    def __init__(self, weights: Sequence[Weight], biases: Sequence[Weight]) -> None:
+        super().__init__()
+        self.matrix = ops.mkldnn._reorder_linear_weight(_stacked(weights).bfloat16(), None)
+        bias = _bias(biases)
+        self.bias = None if bias is None else bias.bfloat16()
+
+    def forward(self, x: Tensor) -> Tensor:
+        product = ops.mkldnn._linear_pointwise.default
+        out: Tensor = product(x.bfloat16(), self.matrix, self.bias, "none", [], "")
         return out.float()
 
-    return linear
 
-
-def float16(weights: Sequence[Weight], biases: Sequence[Weight]) -> Linear:
+class Float16(Module):
     """Weights of 16 bits, for any CPU."""
-    packed = ops.quantized.linear_prepack_fp16(_stacked(weights), _bias(biases))
-    product = ops.quantized.linear_dynamic_fp16.default
 
-    def linear(x: Tensor) -> Tensor:
-        out: Tensor = product(x, packed)
+    def __init__(self, weights: Sequence[Weight], biases: Sequence[Weight]) -> None:
+        super().__init__()
+        self.packed = ops.quantized.linear_prepack_fp16(_stacked(weights), _bias(biases))
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = ops.quantized.linear_dynamic_fp16.default(x, self.packed)
         return out
 
-    return linear
 
-
-def int8(weights: Sequence[Weight], biases: Sequence[Weight]) -> Linear:
+class Int8(Module):
     """Weights of 8 bits with a scale for each row of the matrix, activations with one for each row.
 
     For a decoder that is `rotated`: beside a few numbers far above the others, the others vanish.
     """
-    matrix, bias = _stacked(weights), _bias(biases)
-    # Without VNNI two products are added in 16 bits: 2 * (2 * 83 + 1) * 97 < 2^15.
-    steps, most_steps = (127, 127) if torch.cpu._is_vnni_supported() else (83, 97)
-    zero = steps + 1
-    scales = matrix.abs().amax(1).clamp_(min=TINY).div_(most_steps)
+
+    def __init__(self, weights: Sequence[Weight], biases: Sequence[Weight]) -> None:
+        super().__init__()
+        # Without VNNI two products are added in 16 bits: 2 * (2 * 83 + 1) * 97 < 2^15.
+        steps, most_steps = (127, 127) if torch.cpu._is_vnni_supported() else (83, 97)
+        self.scale, self.zero = 1 / steps, steps + 1
+        self.packed = _packed(_stacked(weights), most_steps)
+        self.bias = _bias(biases)
+
+    def forward(self, x: Tensor) -> Tensor:
+        product = ops.quantized.linear_with_input_q_dq_qweight_dq_output_fp32.default
+        # Many times faster than a norm of infinite order, which torch does not vectorize.
+        most = x.abs().amax(-1, keepdim=True).clamp_(min=TINY)
+        out: Tensor = product(x / most, self.scale, self.zero, self.packed).mul_(most)
+        return out if self.bias is None else out.add_(self.bias)
+
+
+def _packed(matrix: Tensor, steps: int) -> torch.ScriptObject:
+    """Numbers from -steps to steps, whose scale is that of their row."""
+    scales = matrix.abs().amax(1).clamp_(min=TINY).div_(steps).double()
+    zeros = torch.zeros(len(scales), dtype=torch.int64)
     with warnings.catch_warnings():
         # Torch says that these tensors will go one day; the operators know no others.
         warnings.simplefilter("ignore")
-        quantized = torch.quantize_per_channel(
-            matrix, scales.double(), torch.zeros(len(scales), dtype=torch.int64), 0, torch.qint8
-        )
-    packed = ops.quantized.linear_prepack(quantized, None)
-    product = ops.quantized.linear_with_input_q_dq_qweight_dq_output_fp32.default
-
-    def linear(x: Tensor) -> Tensor:
-        # Many times faster than a norm of infinite order, which torch does not vectorize.
-        most = x.abs().amax(-1, keepdim=True).clamp_(min=TINY)
-        out: Tensor = product(x / most, 1 / steps, zero, packed).mul_(most)
-        return out if bias is None else out.add_(bias)
-
-    return linear
+        quantized = torch.quantize_per_channel(matrix, scales, zeros, 0, torch.qint8)
+    packed: torch.ScriptObject = ops.quantized.linear_prepack(quantized, None)
+    return packed
 
 
 def _stacked(weights: Sequence[Weight]) -> Tensor:

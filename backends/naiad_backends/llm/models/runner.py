@@ -1,5 +1,8 @@
 """Runs a decoder on a CPU with torch alone: what is left where nothing faster can be built."""
 
+import sys
+
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -7,15 +10,18 @@ from naiad_backends.errors import unsupported
 from naiad_backends.llm.checkpoint.weights import Checkpoint
 from naiad_backends.llm.engine.cache import blocks_for
 from naiad_backends.llm.engine.runner import Runner, Step
-from naiad_backends.llm.models.attention import Layout, PagedAttention
+from naiad_backends.llm.models.attention import PagedAttention
 from naiad_backends.llm.models.cpu import CpuOperators
 from naiad_backends.llm.models.decoder import Decoder
-from naiad_backends.llm.models.linear import as_tensor, has_fbgemm, int8, linear_for
+from naiad_backends.llm.models.linear import Int8, as_tensor, has_fbgemm, linear_for
 from naiad_backends.llm.models.rotation import can_rotate, rotated
+from naiad_backends.llm.models.traced import TracedDecoder
 from naiad_backends.llm.options import Options
 
 BLOCK_SIZE = 32
 MAX_TOKENS = 512
+TRACES = sys.version_info < (3, 14)
+"""Later Pythons are none for which torch promises that it can record."""
 
 
 class TorchRunner(Runner):
@@ -35,22 +41,33 @@ class TorchRunner(Runner):
         self.block_size = options.block_size or BLOCK_SIZE
         self.max_tokens = options.max_num_batched_tokens or max(MAX_TOKENS, options.max_num_seqs)
         self.blocks = blocks_for(options, a, self.block_size, torch.float32.itemsize)
-        layout = Layout(a.num_kv_heads, a.head_dim, self.blocks, self.block_size)
-        paged = PagedAttention(len(a.layers), a.num_heads, layout)
+        paged = PagedAttention(a, self.blocks, self.block_size)
         make, middle, bits = linear_for(options.dtype), None, ""
         if _wants_8_bits(checkpoint, options):
             turned = rotated(checkpoint)
-            checkpoint, make, middle = turned.checkpoint, int8, turned.middle
+            checkpoint, make, middle = turned.checkpoint, Int8, turned.middle
             bits = ", 8 bits"
-        self.operators = CpuOperators(checkpoint.decoder.ropes, paged, middle)
+        self.operators = CpuOperators(checkpoint.decoder, paged, middle)
         self.decoder = Decoder(checkpoint, make, as_tensor, self.operators, torch.float32)
+        self.traced = TracedDecoder(self.decoder, self.operators) if TRACES else self.decoder
+        self._record()
         threads = torch.get_num_threads()
         self.description = f"torch, dtype {options.dtype}{bits}, {threads} threads"
+
+    def _record(self) -> None:
+        """So that no request waits for it: torch records at the first call, optimizes at the
+        second."""
+        one, none = np.ones(1, np.int32), np.zeros(1, np.int32)
+        block = none[:, None]
+        step = Step(none, none, none, np.array([0, 1], np.int32), one, block, none)
+        for _ in range(2):
+            self.forward(step)
 
     @torch.inference_mode()
     def forward(self, step: Step) -> Tensor:
         self.operators.begin(step)
-        hidden = self.decoder.hidden(torch.from_numpy(step.tokens))
+        decoder = self.traced if len(step.tokens) == len(step.lengths) else self.decoder
+        hidden = decoder.hidden(torch.from_numpy(step.tokens))
         if len(step.rows) < len(hidden):
             hidden = hidden.index_select(0, torch.from_numpy(step.rows))
         return self.decoder.logits(hidden)

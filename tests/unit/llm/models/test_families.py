@@ -62,9 +62,11 @@ def test_logits_are_those_of_transformers(name: str, tmp_path: Path) -> None:
     assert_equal(torch.cat([a for a, _ in steps]), expected[13:18])
     assert_equal(torch.cat([b for _, b in steps]), expected[:55])
 
-    # Texts of different lengths with one token each.
+    # Texts of different lengths with one token each, some of them or more.
     last = stepper.step((three, TOKENS[55:56]), (two, TOKENS[18:19]))
     assert_equal(torch.cat(last), expected[[55, 18]])
+    last = stepper.step((two, TOKENS[19:20]), (Text(), TOKENS[:1]), (three, TOKENS[56:57]))
+    assert_equal(torch.cat(last), expected[[19, 0, 56]])
 
 
 def test_long_contexts_have_rotations_of_their_own(tmp_path: Path) -> None:

@@ -14,14 +14,14 @@ BFLOAT16 = torch.ops.mkldnn._is_mkldnn_bf16_supported()
 @pytest.mark.parametrize(
     ("make", "most"),
     [
-        (linear.float32, 1e-6),
-        (linear.float16, 1e-3),
+        (linear.Float32, 1e-6),
+        (linear.Float16, 1e-3),
         pytest.param(
-            linear.bfloat16,
+            linear.Bfloat16,
             1e-2,
             marks=pytest.mark.skipif(not BFLOAT16, reason="this CPU has no bfloat16"),
         ),
-        (linear.int8, 3e-2),
+        (linear.Int8, 3e-2),
     ],
 )
 def test_products(make: MakeLinear, most: float) -> None:
@@ -49,7 +49,7 @@ def test_a_row_of_8_bits_does_not_know_its_neighbours() -> None:
     weight = Weight((24, 40), "F32", random.standard_normal((24, 40), np.float32))
     x = torch.from_numpy(random.standard_normal((7, 40), np.float32))
     x[3] *= 1000
-    product = linear.int8([weight], [])
+    product = linear.Int8([weight], [])
 
     together = product(x)
 

@@ -33,7 +33,7 @@ def test_logits_are_the_same(name: str, tmp_path: Path, monkeypatch: pytest.Monk
         return
     wanted = logits(checkpoint, TOKENS, "float32")
     monkeypatch.setattr(runner, "_wants_8_bits", lambda *_: True)
-    monkeypatch.setattr(runner, "int8", linear.float32)
+    monkeypatch.setattr(runner, "Int8", linear.Float32)
     torch.testing.assert_close(logits(checkpoint, TOKENS), wanted, rtol=1e-4, atol=1e-4)
 
 
