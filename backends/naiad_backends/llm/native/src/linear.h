@@ -18,7 +18,7 @@ namespace naiad {
 constexpr int COLUMNS = 16;  // Outputs of a block: its weights lie together, 16 lanes side by side.
 constexpr int GROUP = 32;    // Inputs that share a scale.
 constexpr int HEIGHT = 32;   // The most rows of activations that are computed together.
-constexpr int AHEAD = 8192;  // Bytes: how far ahead one row's products fetch weights.
+constexpr int AHEAD = 8192;  // Bytes: how far ahead products fetch weights.
 
 inline int up(int n, int multiple) { return (n + multiple - 1) / multiple * multiple; }
 
@@ -159,6 +159,11 @@ struct Scales {
     F onto(F sum, float scale, float total, F dot) const { return fma(m, set1(total), fma(mul(dot, d), set1(scale), sum)); }
 };
 
+template <int BITS>
+void fetch_ahead(const uint8_t* group) {
+    for (int i = 0; i < group_bytes<BITS>(); i += 64) __builtin_prefetch(group + AHEAD + i);
+}
+
 // One block times one row of quantized activations.
 template <int BITS>
 void block_row(const uint8_t* group, int groups, const Activations& x, int row, float* out) {
@@ -168,7 +173,7 @@ void block_row(const uint8_t* group, int groups, const Activations& x, int row, 
     UNROLL for (int v = 0; v < VECTORS; v++) sums[v] = set1(0.0f);
     for (int g = 0; g < groups; g++, group += group_bytes<BITS>()) {
         size_t at = x.place(row, g);
-        for (int i = 0; i < group_bytes<BITS>(); i += 64) __builtin_prefetch(group + AHEAD + i);
+        fetch_ahead<BITS>(group);
         UNROLL for (int v = 0; v < VECTORS; v++) {
             F dot = W::floats(W(group + v * LANES * 4).dot(x.bytes.data() + at * GROUP));
             sums[v] = Scales<BITS>(group, v).onto(sums[v], x.scales.data()[at], x.sums.data()[at], dot);
@@ -188,6 +193,7 @@ void block_rows(const uint8_t* block, int groups, const Activations& x, int row,
     Sum dots[HEIGHT][WIDTH];
     std::fill(out, out + rows * COLUMNS, 0.0f);
     for (int g = 0; g < groups; g++, block += group_bytes<BITS>()) {
+        fetch_ahead<BITS>(block);
         size_t at = x.place(row, g);
         const float *scale = x.scales.data() + at, *total = x.sums.data() + at;
         for (int v = 0; v < COLUMNS / LANES; v += WIDTH) {
