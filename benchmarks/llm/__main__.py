@@ -38,7 +38,7 @@ CASES = {
 @click.option("--cases", type=options.CommaList(tuple(CASES)), default=",".join(CASES))
 @click.option("--rounds", default=3, show_default=True)
 @click.option("--threads", default=2, show_default=True)
-@click.option("--vllm-eager", is_flag=True, help="Without its compilation, which takes a minute.")
+@click.option("--vllm-eager", is_flag=True, help="Without its compilation, which may take long.")
 @click.option(
     "--peers-home",
     type=click.Path(path_type=Path),

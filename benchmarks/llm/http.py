@@ -202,7 +202,7 @@ Start = tuple[list[str], str]
 
 
 def commands(
-    models: Models, peers: Peers, threads: int, port: int
+    models: Models, peers: Peers, threads: int, port: int, vllm_eager: bool
 ) -> dict[str, Callable[[], Start]]:
     """What starts each server, by name; made only for those that are asked for."""
     folder = models.q4_1().parents[2]
@@ -227,6 +227,7 @@ def commands(
                 *(str(peers.python("vllm")), "-m", "vllm.entrypoints.openai.api_server"),
                 *("--model", str(models.folder()), "--served-model-name", "smollm2"),
                 *("--port", str(port), "--max-model-len", "4096", "--dtype", "bfloat16"),
+                *(["--enforce-eager"] * vllm_eager),
             ],
             "smollm2",
         ),
@@ -271,6 +272,7 @@ def table(found: Results, names: Sequence[str]) -> str:
 @click.option("--shared/--no-shared", default=True, help=f"Also: {SHARED}.")
 @click.option("--rounds", default=3, show_default=True)
 @click.option("--threads", default=2, show_default=True)
+@click.option("--vllm-eager", is_flag=True, help="Without its compilation, which may take long.")
 @click.option(
     "--peers-home",
     type=click.Path(path_type=Path),
@@ -283,6 +285,7 @@ def main(
     shared: bool,
     rounds: int,
     threads: int,
+    vllm_eager: bool,
     peers_home: Path,
 ) -> None:
     """All servers are up, one is loaded at a time, and they take turns."""
@@ -297,7 +300,7 @@ def main(
         running = []
         for name in servers:
             port = _port()
-            command, model = commands(models, peers, threads, port)[name]()
+            command, model = commands(models, peers, threads, port, vllm_eager)[name]()
             running.append(stack.enter_context(Server(name, command, port, model)))
         for number in range(rounds):
             for load in loads:
