@@ -8,7 +8,6 @@ from benchmarks.llm.drivers.protocol import serve
 from naiad_backends.llm.checkpoint.checkpoint import open_checkpoint
 from naiad_backends.llm.engine.engine import Engine
 from naiad_backends.llm.engine.runners import make_runner
-from naiad_backends.llm.engine.sampler import Sampler
 from naiad_backends.llm.messages import Add
 from naiad_backends.llm.options import Options
 from naiad_backends.llm.sampling import Sampling
@@ -19,7 +18,7 @@ def main() -> None:
     threads, path, kernels = int(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]
     options = Options(threads=threads, cpu_kernels=kernels, max_model_len=4096)
     runner = make_runner(open_checkpoint(path), options, "cpu")
-    engine = Engine(runner, Sampler(runner.vocab_size, "cpu"), options)
+    engine = Engine(runner, runner.make_sampler(), options)
     count = 0
 
     def run(prompts: list[list[int]], output: int) -> float:

@@ -16,7 +16,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from naiad_backends.llm.sampling import Sampling
 
@@ -46,13 +45,13 @@ class BadLogits(Exception):
 
 
 def choose(
-    logits: torch.Tensor, samplings: Sequence[Sampling], indices: Sequence[int]
+    logits: npt.NDArray[np.float32], samplings: Sequence[Sampling], indices: Sequence[int]
 ) -> Sequence[int]:
     """A token for each row of float32 logits [R, V]: number `indices[r]` of its text. One of
     FAILURES where there is none."""
     return [
         _choose(row, sampling, index)
-        for row, sampling, index in zip(logits.numpy(), samplings, indices, strict=True)
+        for row, sampling, index in zip(logits, samplings, indices, strict=True)
     ]
 
 

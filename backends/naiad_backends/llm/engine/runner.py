@@ -2,13 +2,12 @@
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-if TYPE_CHECKING:
-    from naiad_backends.llm.engine.sampler import Sampler
+from naiad_backends.llm.engine.sampler import Sampler
 
 Ints = npt.NDArray[np.int32]
 
@@ -55,15 +54,12 @@ class Runner(ABC):
 
     @abstractmethod
     def forward(self, step: Step) -> Any:
-        """Compute a step: logits, a float32 torch tensor [R, vocab_size] on the runner's device,
-        valid until the next step."""
+        """Compute a step: logits, float32 [R, vocab_size], valid until the next step. An array of
+        NumPy, or what the runner's own sampler takes."""
 
-    def make_sampler(self) -> "Sampler":
+    def make_sampler(self) -> Sampler:
         """What chooses from its logits."""
-        # Only here: what speaks of steps needs no torch.
-        from naiad_backends.llm.engine.sampler import Sampler
-
-        return Sampler(self.vocab_size, "cpu")
+        return Sampler(self.vocab_size)
 
     @abstractmethod
     def close(self) -> None:

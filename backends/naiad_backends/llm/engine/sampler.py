@@ -6,18 +6,29 @@ then the best token, or a draw after temperature, min_p, top-k and top-p.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
-import torch
+import numpy as np
+import numpy.typing as npt
 
 from naiad_backends.llm.engine import draws
 from naiad_backends.llm.engine.draws import FAILURES, Row
 from naiad_backends.llm.engine.logprobs import score
 from naiad_backends.llm.engine.penalties import Penalties
-from naiad_backends.llm.engine.processors import Allowed, BadWords, Bias, MinTokens, Processor
+from naiad_backends.llm.engine.processors import (
+    Allowed,
+    BadWords,
+    Bias,
+    MinTokens,
+    Place,
+    Processor,
+)
 from naiad_backends.llm.messages import Scored
 from naiad_backends.llm.sampling import Sampling
 
-Choose = Callable[[torch.Tensor, Sequence[Sampling], Sequence[int]], Sequence[int]]
+Logits = npt.NDArray[np.float32]
+
+Choose = Callable[[Logits, Sequence[Sampling], Sequence[int]], Sequence[int]]
 """See `draws.choose`."""
 
 
@@ -56,26 +67,30 @@ class Text:
 class Sampler:
     """One for an engine. What a text gets depends on its logits, its tokens and its seed only."""
 
-    def __init__(self, vocab_size: int, device: str, choose: Choose = draws.choose) -> None:
-        """device: where logits are.  choose: how tokens are chosen, once the logits are changed."""
+    def __init__(
+        self,
+        vocab_size: int,
+        choose: Choose = draws.choose,
+        put: Callable[[Any], Any] = np.asarray,
+    ) -> None:
+        """choose: how tokens are chosen, once the logits are changed.  put: brings arrays to where
+        logits are."""
         self._choose = choose
-        self._like = torch.empty(vocab_size, device=device)
+        self._place = Place(vocab_size, put)
         self._texts: dict[int, Text] = {}
 
     def add(
         self, number: int, sampling: Sampling, prompt: Sequence[int], output: Sequence[int] = ()
     ) -> None:
         """A request begins, or goes on after a preemption, when it has an output already."""
-        chain = _processors(sampling, prompt, self._like)
+        chain = _processors(sampling, prompt, self._place)
         self._texts[number] = Text(sampling, list(output), chain)
 
     def remove(self, number: int) -> None:
         """A request has ended. One that is not there is no mistake."""
         self._texts.pop(number, None)
 
-    # Logits that were made in this mode can be changed only in it.
-    @torch.inference_mode()
-    def sample(self, logits: torch.Tensor, numbers: Sequence[int]) -> Sampled:
+    def sample(self, logits: Any, numbers: Sequence[int]) -> Sampled:
         """Choose a token for each of `numbers`, and remember it as part of its output.
 
         logits: float32 [R, V]; they may change.
@@ -84,9 +99,8 @@ class Sampler:
         raw = {}
         for row, text in enumerate(texts):
             if text.scores:
-                raw[row] = logits[row].clone() if text.processors else logits[row]
-            for processor in text.processors:
-                processor.apply(logits[row], text.output)
+                raw[row] = logits[row].copy() if text.processors else logits[row]
+            _process(text, logits[row])
         asked = [text.sampling for text in texts]
         tokens = self._choose(logits, asked, [len(text.output) for text in texts])
         sampled = Sampled([], [])
@@ -97,31 +111,36 @@ class Sampler:
             else:
                 text.output.append(token)
                 if row in raw:
-                    scored = text.score(raw[row].cpu().numpy(), token)
+                    scored = text.score(raw[row], token)
             sampled.tokens.append(token)
             sampled.scored.append(scored)
         return sampled
 
-    def score_prompt(
-        self, logits: torch.Tensor, following: Sequence[int], best: int
-    ) -> list[Scored]:
+    def score_prompt(self, logits: Any, following: Sequence[int], best: int) -> list[Scored]:
         """How likely each token of a prompt was: `following[i]` after row i of logits [n, V], with
         the `best` most likely ones, -1 for all."""
-        rows = logits.cpu().numpy()
-        return [score(row, token, best) for row, token in zip(rows, following, strict=True)]
+        return [score(row, token, best) for row, token in zip(logits, following, strict=True)]
 
 
-def _processors(sampling: Sampling, prompt: Sequence[int], like: torch.Tensor) -> list[Processor]:
+def _process(text: Text, logits: Row) -> None:
+    if text.processors:
+        # What is not finite is found when a token is chosen.
+        with np.errstate(over="ignore", invalid="ignore"):
+            for processor in text.processors:
+                processor.apply(logits, text.output)
+
+
+def _processors(sampling: Sampling, prompt: Sequence[int], place: Place) -> list[Processor]:
     """The rules that a request needs, in the order in which they apply."""
     chain: list[Processor] = []
     if sampling.allowed is not None:
-        chain.append(Allowed(sampling.allowed, like))
+        chain.append(Allowed(sampling.allowed, place))
     if sampling.bad_words:
-        chain.append(BadWords(sampling.bad_words))
+        chain.append(BadWords(sampling.bad_words, place))
     if sampling.min_tokens and sampling.stop:
-        chain.append(MinTokens(sampling.min_tokens, sampling.stop, like))
+        chain.append(MinTokens(sampling.min_tokens, sampling.stop, place))
     if sampling.logit_bias:
-        chain.append(Bias(sampling.logit_bias, like))
+        chain.append(Bias(sampling.logit_bias, place))
     if sampling.repetition_penalty != 1 or sampling.frequency_penalty or sampling.presence_penalty:
-        chain.append(Penalties(sampling, prompt, like))
+        chain.append(Penalties(sampling, prompt, place))
     return chain

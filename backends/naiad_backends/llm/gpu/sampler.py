@@ -22,6 +22,7 @@ from naiad_backends.llm.gpu.sampling import (
     parameters,
 )
 from naiad_backends.llm.gpu.transfer import Download, Upload
+from naiad_backends.llm.messages import Scored
 from naiad_backends.llm.sampling import Sampling
 
 FAILURES = {NOT_FINITE: draws.NOT_FINITE, FORBIDDEN: draws.FORBIDDEN}
@@ -31,7 +32,8 @@ class GpuSampler(Sampler):
     """chosen: [rows] int32, where the tokens of a step are left for the next one."""
 
     def __init__(self, vocab_size: int, chosen: Tensor) -> None:
-        super().__init__(vocab_size, str(chosen.device))
+        device = chosen.device
+        super().__init__(vocab_size, put=lambda array: torch.from_numpy(array).to(device))
         self._chosen = chosen
         self._upload = Upload(len(chosen) * COLUMNS, chosen.device)
         self._rows = np.zeros((len(chosen), COLUMNS), np.int32)
@@ -69,6 +71,9 @@ class GpuSampler(Sampler):
         choose(tokens, logits, rows)
         self._last = Pending(texts, Download(tokens), scored, raw)
         return self._last
+
+    def score_prompt(self, logits: Tensor, following: Sequence[int], best: int) -> list[Scored]:
+        return super().score_prompt(logits.cpu().numpy(), following, best)
 
 
 class Pending(Sampled):

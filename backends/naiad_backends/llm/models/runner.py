@@ -4,12 +4,12 @@ import sys
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from naiad_backends.errors import unsupported
 from naiad_backends.llm.checkpoint.weights import Checkpoint
 from naiad_backends.llm.engine.cache import blocks_for
 from naiad_backends.llm.engine.runner import Runner, Step
+from naiad_backends.llm.engine.sampler import Logits
 from naiad_backends.llm.models.attention import PagedAttention
 from naiad_backends.llm.models.cpu import CpuOperators
 from naiad_backends.llm.models.decoder import Decoder
@@ -64,13 +64,14 @@ class TorchRunner(Runner):
             self.forward(step)
 
     @torch.inference_mode()
-    def forward(self, step: Step) -> Tensor:
+    def forward(self, step: Step) -> Logits:
         self.operators.begin(step)
         decoder = self.traced if len(step.tokens) == len(step.lengths) else self.decoder
         hidden = decoder.hidden(torch.from_numpy(step.tokens))
         if len(step.rows) < len(hidden):
             hidden = hidden.index_select(0, torch.from_numpy(step.rows))
-        return self.decoder.logits(hidden)
+        logits: Logits = self.decoder.logits(hidden).numpy()
+        return logits
 
     def close(self) -> None:
         """Python frees all of it with the runner."""

@@ -7,14 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from naiad_backends.errors import NaiadError, internal, invalid, unavailable, unsupported
 from naiad_backends.llm.checkpoint.architecture import Architecture
 from naiad_backends.llm.checkpoint.weights import Checkpoint
 from naiad_backends.llm.engine.cache import blocks_for
 from naiad_backends.llm.engine.runner import Ints, Runner, Step
-from naiad_backends.llm.engine.sampler import Sampler
+from naiad_backends.llm.engine.sampler import Logits, Sampler
 from naiad_backends.llm.native import library as native
 from naiad_backends.llm.native.packing import PLAIN, Kind, floats, put_matrix
 from naiad_backends.llm.native.sampling import wishes
@@ -65,7 +64,7 @@ class NativeRunner(Runner):
                 f"there is no memory for a KV cache of {self.blocks} blocks",
                 hint="set kv_cache_memory_bytes or max_model_len to less",
             )
-        self._logits = torch.empty(0, self.vocab_size)
+        self._logits = np.empty((0, self.vocab_size), np.float32)
         try:
             _load(self._library, self._model, checkpoint, options.dtype)
         except BaseException:
@@ -87,20 +86,20 @@ class NativeRunner(Runner):
         c = self._config
         return int(2 * c.layers * c.kv_heads * c.head_dim * _itemsize(Kind(c.cache)))
 
-    def forward(self, step: Step) -> torch.Tensor:
+    def forward(self, step: Step) -> Logits:
         """See Runner. INTERNAL if the arrays do not belong together."""
         if not self._model:
             raise internal("the runner is closed")
         arrays = _arrays(step)
         rows = len(step.rows)
         if len(self._logits) < rows:
-            self._logits = torch.empty(rows, self.vocab_size)
+            self._logits = np.empty((rows, self.vocab_size), np.float32)
         native_step = native.Step(
             *(len(step.tokens), len(step.lengths), step.blocks.shape[1], rows),
             *(a.ctypes.data for a in arrays),
         )
         failed = self._library.naiad_forward(
-            self._model, ctypes.byref(native_step), self._logits.data_ptr()
+            self._model, ctypes.byref(native_step), self._logits.ctypes.data
         )
         if failed == _UNFIT:
             raise _unfit()
@@ -109,20 +108,20 @@ class NativeRunner(Runner):
         return self._logits[:rows]
 
     def make_sampler(self) -> Sampler:
-        return Sampler(self.vocab_size, "cpu", self.choose)
+        return Sampler(self.vocab_size, self.choose)
 
     def choose(
-        self, logits: torch.Tensor, samplings: Sequence[Sampling], indices: Sequence[int]
+        self, logits: Logits, samplings: Sequence[Sampling], indices: Sequence[int]
     ) -> Sequence[int]:
         """See `draws.choose`."""
         if not self._model:
             raise internal("the runner is closed")
-        logits = logits.contiguous()
+        logits = np.ascontiguousarray(logits)
         asked = wishes(samplings, indices)
         tokens = np.empty(len(asked), np.int32)
         if self._library.naiad_choose(
             self._model,
-            *(logits.data_ptr(), logits.shape[1], len(asked)),
+            *(logits.ctypes.data, logits.shape[1], len(asked)),
             *(asked.ctypes.data, tokens.ctypes.data),
         ):
             raise unavailable("there is no memory to choose tokens")

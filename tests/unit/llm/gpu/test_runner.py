@@ -113,18 +113,40 @@ def test_logprobs_and_rows_that_fail(device: torch.device) -> None:
         Sampling(temperature=0),
     ]
     chosen = torch.zeros(3, dtype=torch.int32, device=device)
-    ours, theirs = GpuSampler(40, chosen), Sampler(40, "cpu")
+    ours, theirs = GpuSampler(40, chosen), Sampler(40)
     for number, sampling in enumerate(samplings):
         ours.add(number, sampling, [1])
         theirs.add(number, sampling, [1])
 
     found = ours.sample(values.clone().to(device), [0, 1, 2])
-    wanted = theirs.sample(values.clone(), [0, 1, 2])
+    wanted = theirs.sample(values.clone().numpy(), [0, 1, 2])
 
     assert found.tokens == wanted.tokens == [7, -1, int(values[2].argmax())]
     assert found.failed == wanted.failed
     assert found.scored == wanted.scored
     assert chosen.tolist()[0] == 7
+
+
+def test_rules_are_those_of_a_cpu(device: torch.device) -> None:
+    rules = [
+        Sampling(temperature=0, allowed=[3, 4, 9], logit_bias={9: -2.0, 4: 0.5}),
+        Sampling(temperature=0, bad_words=[[5], [6, 7]], stop=[8, 99], min_tokens=3),
+        Sampling(temperature=0, repetition_penalty=1.5, logprobs=1),
+        Sampling(temperature=0, frequency_penalty=0.7, presence_penalty=-0.4),
+        Sampling(temperature=0, repetition_penalty=0.6, presence_penalty=0.9),
+    ]
+    numbers = range(len(rules))
+    chosen = torch.zeros(len(rules), dtype=torch.int32, device=device)
+    ours, theirs = GpuSampler(12, chosen), Sampler(12)
+    for number, sampling in enumerate(rules):
+        ours.add(number, sampling, [1, 2, 2])
+        theirs.add(number, sampling, [1, 2, 2])
+    random = torch.Generator().manual_seed(5)
+
+    for _ in range(8):
+        values = torch.randn(len(rules), 12, generator=random)
+        found = ours.sample(values.clone().to(device), numbers)
+        assert found.tokens == theirs.sample(values.numpy(), numbers).tokens
 
 
 def test_places_of_texts_that_left_are_given_away(device: torch.device) -> None:

@@ -48,4 +48,4 @@ class Stepper:
             blocks=blocks,
             rows=np.arange(len(positions), dtype=np.int32),
         )
-        return list(self.runner.forward(step).cpu().split(counts))
+        return list(torch.split(torch.as_tensor(self.runner.forward(step)).cpu(), counts))

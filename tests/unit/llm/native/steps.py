@@ -38,7 +38,7 @@ class Driver:
     def run(self, work: Sequence[tuple[Text, int]]) -> list[npt.NDArray[np.float32]]:
         """One step with so many next tokens of each; the logits of all of them."""
         step = make_step(work, self.runner.block_size)
-        logits = self.runner.forward(step).numpy().copy()
+        logits = self.runner.forward(step).copy()
         for text, count in work:
             text.computed += count
         return np.split(logits, step.starts[1:-1])
