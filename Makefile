@@ -84,7 +84,7 @@ clean: ## Remove what was built here; the cache of models stays
 
 .venv/installed: .venv/created pyproject.toml constraints.txt
 	$(say) "Install: Naiad with its ONNX and LLM backends and what the examples need"
-	@$(PIP) install -c constraints.txt -e '.[onnx,llm,examples]'
+	@$(PIP) install -c constraints.txt -e '.[onnx,llm,torch,examples]'
 	@touch $@
 
 # Most of the modules of these packages are never imported: Python compiles those that are.

@@ -5,7 +5,7 @@ from pathlib import Path
 from naiad_backends.llm.checkpoint.architecture import Encoder
 from naiad_backends.llm.checkpoint.checkpoint import open_checkpoint
 from naiad_backends.llm.engine.engine import Engine
-from naiad_backends.llm.engine.runners import BUILT, make_runner
+from naiad_backends.llm.engine.runners import BUILT, imported, make_runner
 from naiad_backends.llm.engine.work import Work
 from naiad_backends.llm.messages import Start
 
@@ -15,10 +15,10 @@ def load(start: Start) -> Work:
     options, device = start.options, start.device
     checkpoint = open_checkpoint(Path(start.path), options.load_format)
     if isinstance(checkpoint.architecture, Encoder):
-        # It needs torch, which takes seconds to import and which our kernels do without.
-        from naiad_backends.llm.engine.pooling import Pooling
-
-        return Pooling(checkpoint, checkpoint.architecture, options, device)
+        pooling: Work = imported("engine.pooling", "Pooling")(
+            checkpoint, checkpoint.architecture, options, device
+        )
+        return pooling
     built = Path(start.built) if start.built else BUILT
     runner = make_runner(checkpoint, options, device, built)
     return Engine(runner, runner.make_sampler(), options)

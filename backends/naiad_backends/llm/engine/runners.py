@@ -4,10 +4,12 @@ import logging
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 from naiad_backends.errors import Code, NaiadError, invalid, unsupported
 from naiad_backends.llm.checkpoint.weights import Checkpoint
 from naiad_backends.llm.engine.runner import Runner
+from naiad_backends.llm.native.runner import NativeRunner
 from naiad_backends.llm.options import Options
 
 log = logging.getLogger(__name__)
@@ -29,15 +31,17 @@ def make_runner(
     """
     checkpoint = limited(checkpoint, options)
     if device != "cpu":
-        return _imported("gpu", "GpuRunner", checkpoint, options, device)
+        runner: Runner = imported("gpu.runner", "GpuRunner")(checkpoint, options, device)
+        return runner
     if options.cpu_kernels != "torch":
         try:
-            return _imported("native", "NativeRunner", checkpoint, options, built)
+            return NativeRunner(checkpoint, options, built)
         except NaiadError as error:
             if options.cpu_kernels == "native" or error.code != Code.UNSUPPORTED:
                 raise
             log.warning("the model runs on torch's operators: %s", error)
-    return _imported("models", "TorchRunner", checkpoint, options)
+    runner = imported("models.runner", "TorchRunner")(checkpoint, options)
+    return runner
 
 
 def limited(checkpoint: Checkpoint, options: Options) -> Checkpoint:
@@ -57,11 +61,11 @@ def limited(checkpoint: Checkpoint, options: Options) -> Checkpoint:
     return replace(checkpoint, architecture=decoder.limited(options.max_model_len))
 
 
-def _imported(package: str, name: str, *arguments: object) -> Runner:
-    """A runner, whose frameworks are imported only now."""
+def imported(module: str, name: str) -> Any:
+    """A part of the backend that may bring a framework along, which takes seconds; so only now.
+    UNSUPPORTED without it."""
     try:
-        module = import_module(f"naiad_backends.llm.{package}.runner")
+        return getattr(import_module(f"naiad_backends.llm.{module}"), name)
     except ImportError as error:
-        raise unsupported(f"the {package} runner cannot be imported: {error}") from None
-    runner: Runner = getattr(module, name)(*arguments)
-    return runner
+        hint = "run: pip install 'naiad[torch]'" if error.name == "torch" else ""
+        raise unsupported(f"what the model needs cannot be imported: {error}", hint=hint) from None
