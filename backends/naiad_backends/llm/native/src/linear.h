@@ -125,7 +125,11 @@ struct Activations {
           scales(size_t(up(rows, HEIGHT)) * size_t(stride / GROUP)),
           sums(size_t(up(rows, HEIGHT)) * size_t(stride / GROUP)) {}
 
-    void set_rows(int rows) { height = std::min(rows, HEIGHT); }
+    // Tiles as even as can be: weights are unpacked once for each.
+    void set_rows(int rows) {
+        int tiles = up(rows, HEIGHT) / HEIGHT;
+        height = (rows + tiles - 1) / tiles;
+    }
     float* row(int r) const { return floats.data() + size_t(r) * size_t(stride); }
     // Where the scale of a group of a row is; its bytes are at 32 times that.
     size_t place(int r, int group) const {
