@@ -21,7 +21,7 @@ from naiad_backends.llm.options import Options
 BLOCK_SIZE = 32
 MAX_TOKENS = 512
 TRACES = sys.version_info < (3, 14)
-"""Later Pythons are none for which torch promises that it can record."""
+"""On later Pythons torch does not promise that it can record."""
 
 
 class TorchRunner(Runner):
