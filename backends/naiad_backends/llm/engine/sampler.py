@@ -125,7 +125,7 @@ class Sampler:
 def _process(text: Text, logits: Row) -> None:
     if text.processors:
         # What is not finite is found when a token is chosen.
-        with np.errstate(over="ignore", invalid="ignore"):
+        with np.errstate(all="ignore"):
             for processor in text.processors:
                 processor.apply(logits, text.output)
 

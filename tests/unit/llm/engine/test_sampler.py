@@ -184,6 +184,21 @@ def test_a_row_of_bad_logits_fails_alone() -> None:
         assert np.isnan(scored.token.logprob) and scored.top == []
 
 
+@pytest.mark.parametrize("penalty", [5e-324, 1e-46, 1e300])
+def test_absurd_penalties_are_the_trouble_of_their_own_row(penalty: float) -> None:
+    sampler = Sampler(VOCAB)
+    sampler.add(0, Sampling(temperature=0, repetition_penalty=penalty), [1, 2, 3])
+    sampler.add(1, Sampling(temperature=0), [1])
+    values = logits(2)
+    values[0, 2], values[0, 3] = 2.0, -2.0
+
+    sampled = sampler.sample(values.copy(), [0, 1])
+
+    if penalty < 1:
+        assert "not finite" in sampled.failed[0]
+    assert sampled.tokens[1] == values[1].argmax()
+
+
 def test_logprobs_of_bad_logits_that_others_than_the_chosen_have() -> None:
     sampler = Sampler(VOCAB)
     sampler.add(0, Sampling(temperature=0, logprobs=1, allowed=[3, 4]), [1])
