@@ -139,10 +139,11 @@ class _Turn:
 
 def apply(x: Tensor, factors: Sequence[Tensor]) -> Tensor:
     """x [..., N] times the Kronecker product of the factors, over and over along its last axis."""
-    out = x.reshape(-1, *map(len, factors))
+    out, rest = x, math.prod(map(len, factors))
     for factor in factors:
-        # The axis that is multiplied goes to the end; after all of them the order is as before.
-        out = torch.tensordot(out, factor, ([1], [0]))
+        out, rest = out.reshape(-1, rest), rest // len(factor)
+        # The last factor stands behind rows, the others before rows of what is behind theirs.
+        out = factor.T @ out.view(-1, len(factor), rest) if rest > 1 else out @ factor
     return out.reshape(x.shape)
 
 
