@@ -58,15 +58,17 @@ class Float32(Module):
 class Bfloat16(Module):
     """Weights and activations of 16 bits, where the CPU has instructions for them."""
 
+    dtype = torch.bfloat16
+
     def __init__(self, weights: Sequence[Weight], biases: Sequence[Weight]) -> None:
         super().__init__()
-        self.matrix = ops.mkldnn._reorder_linear_weight(_stacked(weights).bfloat16(), None)
+        self.matrix = ops.mkldnn._reorder_linear_weight(_stacked(weights).to(self.dtype), None)
         bias = _bias(biases)
-        self.bias = None if bias is None else bias.bfloat16()
+        self.bias = None if bias is None else bias.to(self.dtype)
 
     def forward(self, x: Tensor) -> Tensor:
         product = ops.mkldnn._linear_pointwise.default
-        out: Tensor = product(x.bfloat16(), self.matrix, self.bias, "none", [], "")
+        out: Tensor = product(x.to(self.dtype), self.matrix, self.bias, "none", [], "")
         return out.float()
 
 

@@ -1,7 +1,5 @@
 """Runs a decoder on a CPU with torch alone: what is left where nothing faster can be built."""
 
-import sys
-
 import numpy as np
 import torch
 
@@ -15,13 +13,11 @@ from naiad_backends.llm.models.cpu import CpuOperators
 from naiad_backends.llm.models.decoder import Decoder
 from naiad_backends.llm.models.linear import Int8, as_tensor, has_fbgemm, linear_for
 from naiad_backends.llm.models.rotation import can_rotate, rotated
-from naiad_backends.llm.models.traced import TracedDecoder
+from naiad_backends.llm.models.traced import TracedDecoder, can_trace
 from naiad_backends.llm.options import Options
 
 BLOCK_SIZE = 32
 MAX_TOKENS = 512
-TRACES = sys.version_info < (3, 14)
-"""On later Pythons torch does not promise that it can record."""
 
 
 class TorchRunner(Runner):
@@ -49,8 +45,10 @@ class TorchRunner(Runner):
             bits = ", 8 bits"
         self.operators = CpuOperators(checkpoint.decoder, paged, middle)
         self.decoder = Decoder(checkpoint, make, as_tensor, self.operators, torch.float32)
-        self.traced = TracedDecoder(self.decoder, self.operators) if TRACES else self.decoder
-        self._record()
+        self.singles: Decoder | TracedDecoder = self.decoder
+        if can_trace(self.decoder):
+            self.singles = TracedDecoder(self.decoder, self.operators)
+            self._record()
         threads = torch.get_num_threads()
         self.description = f"torch, dtype {options.dtype}{bits}, {threads} threads"
 
@@ -66,7 +64,7 @@ class TorchRunner(Runner):
     @torch.inference_mode()
     def forward(self, step: Step) -> Logits:
         self.operators.begin(step)
-        decoder = self.traced if len(step.tokens) == len(step.lengths) else self.decoder
+        decoder = self.singles if len(step.tokens) == len(step.lengths) else self.decoder
         hidden = decoder.hidden(torch.from_numpy(step.tokens))
         if len(step.rows) < len(hidden):
             hidden = hidden.index_select(0, torch.from_numpy(step.rows))

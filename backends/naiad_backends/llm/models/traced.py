@@ -2,15 +2,24 @@
 which would take a third of the time.
 """
 
+import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
 from torch.nn import Module, ModuleList
 
 from naiad_backends.llm.models.cpu import CpuOperators
-from naiad_backends.llm.models.decoder import Decoder
+from naiad_backends.llm.models.decoder import Decoder, Linear
+from naiad_backends.llm.models.linear import Bfloat16
+
+
+def can_trace(decoder: Decoder) -> bool:
+    """Torch does not promise that it can from Python 3.14 on, and cannot record the arguments of
+    oneDNN's products."""
+    onednn = any(isinstance(product, Bfloat16) for product in _products(decoder))
+    return sys.version_info < (3, 14) and not onednn
 
 
 class TracedDecoder:
@@ -38,15 +47,17 @@ class _Step(Module):
         self._decoder, self._operators = decoder, operators
         # Torch has to know beforehand of those that have packed weights.
         self._products = ModuleList(
-            product
-            for block in decoder.blocks
-            for product in (block.qkv, block.o, block.gate_up, block.down)
-            if isinstance(product, Module)
+            product for product in _products(decoder) if isinstance(product, Module)
         )
 
     def forward(self, tokens: Tensor, *tensors: Tensor) -> Tensor:
         self._operators.tensors = tensors
         return self._decoder.hidden(tokens)
+
+
+def _products(decoder: Decoder) -> Iterator[Linear]:
+    for block in decoder.blocks:
+        yield from (block.qkv, block.o, block.gate_up, block.down)
 
 
 def _recorded(step: _Step, inputs: Sequence[Tensor]) -> torch.jit.ScriptModule:

@@ -13,6 +13,7 @@ from torch import Tensor
 from naiad_backends.llm.checkpoint.checkpoint import open_checkpoint
 from naiad_backends.llm.engine.runner import Runner
 from naiad_backends.llm.engine.runners import make_runner
+from naiad_backends.llm.models import linear, runner
 from naiad_backends.llm.options import Options
 
 TOLERANCE = {"rtol": 1e-4, "atol": 1e-4}
@@ -77,6 +78,21 @@ def test_long_contexts_have_rotations_of_their_own(tmp_path: Path) -> None:
     whole = stepper.step((Text(), tokens))[0]
 
     assert_equal(whole, logits(model, tokens))
+
+
+def test_products_that_torch_cannot_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class OneDnn(linear.Bfloat16):
+        """The same operators, in numbers that every CPU can multiply."""
+
+        dtype = torch.float32
+
+    monkeypatch.setattr(runner, "linear_for", lambda dtype: OneDnn)
+    model = make("llama-biased")
+    stepper, text = Stepper(runner_of(save(model, tmp_path))), Text()
+
+    found = [stepper.step((text, [token]))[0] for token in TOKENS[:4]]
+
+    assert_equal(torch.cat(found), logits(model, TOKENS)[:4])
 
 
 @pytest.mark.parametrize("name", ["llama-biased", "gemma3"])
