@@ -3,6 +3,7 @@
 Finds the model, reads what kind it is, and loads it. Knows nothing of requests.
 """
 
+import logging
 from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
@@ -17,6 +18,8 @@ from naiad_backends.llm.messages import Start
 from naiad_backends.llm.model import EmbeddingModel, LlmModel
 from naiad_backends.llm.options import Options
 
+log = logging.getLogger(__name__)
+
 
 class LlmBackend(Backend):
     """Option: `cache-folder`, where kernels are built. Those of a model are in
@@ -28,10 +31,11 @@ class LlmBackend(Backend):
             if metadata.version("torch").endswith("+cpu"):
                 return ()
         except metadata.PackageNotFoundError:
+            if _nvidia():
+                log.warning("no torch: GPUs are not used; run: pip install 'naiad[torch]'")
             return ()
-        found = [path for path in Path("/dev").glob("nvidia[0-9]*") if path.name[6:].isdigit()]
         # CUDA counts those that a container has from 0 on.
-        return range(len(found))
+        return range(_nvidia())
 
     def complete(self, spec: ModelSpec) -> Completion:
         """What every generator, or this embedding model, has. Raises as `load` does for a model
@@ -67,6 +71,11 @@ class LlmBackend(Backend):
         options = configuration.options(spec)
         path = configuration.location(spec, options)
         return options, path, open_checkpoint(path, options.load_format)
+
+
+def _nvidia() -> int:
+    """How many GPUs there are."""
+    return sum(path.name[6:].isdigit() for path in Path("/dev").glob("nvidia[0-9]*"))
 
 
 def _check_batches(spec: ModelSpec, embeds: bool) -> None:

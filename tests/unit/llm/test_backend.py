@@ -1,12 +1,14 @@
 """Configurations that a language model cannot be loaded with."""
 
 import json
+from importlib import metadata
 from pathlib import Path
 
 import pytest
 
 from naiad_backends.api import ModelSpec
 from naiad_backends.errors import Code, NaiadError
+from naiad_backends.llm import backend
 from naiad_backends.llm.backend import LlmBackend
 
 DECODER = {
@@ -58,3 +60,19 @@ def test_what_does_not_fit_the_kind_of_model_fails_the_load(
         LlmBackend({}).load(spec)
     assert (caught.value.code, caught.value.field) == (Code.INVALID_ARG, field)
     assert caught.value.hint
+
+
+def test_gpus_that_nothing_can_use_are_told(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def missing(name: str) -> str:
+        raise metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(backend, "_nvidia", lambda: 2)
+    monkeypatch.setattr(metadata, "version", lambda name: "2.11.0+cu130")
+    assert list(LlmBackend({}).gpus()) == [0, 1]
+    assert not caplog.text
+
+    monkeypatch.setattr(metadata, "version", missing)
+    assert list(LlmBackend({}).gpus()) == []
+    assert "pip install 'naiad[torch]'" in caplog.text
