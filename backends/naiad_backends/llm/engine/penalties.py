@@ -22,7 +22,7 @@ class Penalties(Processor):
         self._frequency = sampling.frequency_penalty
         self._presence = sampling.presence_penalty
         prompt = set(prompt) if self._repetition != 1 else ()
-        self._places = {token: place for place, token in enumerate(prompt)}
+        self._places = {token: index for index, token in enumerate(prompt)}
         self._tokens = np.array(list(self._places), np.int64)
         self._counts = np.zeros(len(self._places), np.float32)
         self._put = place.put

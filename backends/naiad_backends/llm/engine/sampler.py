@@ -100,7 +100,8 @@ class Sampler:
         for row, text in enumerate(texts):
             if text.scores:
                 raw[row] = logits[row].copy() if text.processors else logits[row]
-            _process(text, logits[row])
+            if text.processors:
+                _process(text, logits[row])
         asked = [text.sampling for text in texts]
         tokens = self._choose(logits, asked, [len(text.output) for text in texts])
         sampled = Sampled([], [])
@@ -123,11 +124,10 @@ class Sampler:
 
 
 def _process(text: Text, logits: Row) -> None:
-    if text.processors:
-        # What is not finite is found when a token is chosen.
-        with np.errstate(all="ignore"):
-            for processor in text.processors:
-                processor.apply(logits, text.output)
+    # What is not finite is found when a token is chosen.
+    with np.errstate(all="ignore"):
+        for processor in text.processors:
+            processor.apply(logits, text.output)
 
 
 def _processors(sampling: Sampling, prompt: Sequence[int], place: Place) -> list[Processor]:
